@@ -7,7 +7,6 @@ import typing as t
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-
 from ansible_collections.metalhub.platform.plugins.plugin_utils.host_shell import quote_all, run_script
 
 # ${db:Status-Status} is "installed" only for a package that is wholly there.

@@ -6,7 +6,6 @@ import typing as t
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-
 from ansible_collections.metalhub.platform.plugins.plugin_utils.host_shell import run_script
 
 

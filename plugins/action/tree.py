@@ -14,7 +14,6 @@ import typing as t
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
-
 from ansible_collections.metalhub.platform.plugins.plugin_utils.host_shell import quote_all, run_script
 
 # What sha256sum and stat print for other names would need unescaping.

@@ -7,7 +7,6 @@ import typing as t
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-
 from ansible_collections.metalhub.platform.plugins.plugin_utils.host_shell import quote_all, run_script
 
 _UNIT = re.compile(r"^[A-Za-z0-9:_.\\@-]+\.(service|socket|timer|mount|automount|path|target|swap)$")
