@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
+from ansible_collections.metalhub.platform.plugins.module_utils import durations, names, sizes
 from hypothesis import given
 from hypothesis import strategies as st
-
-from ansible_collections.metalhub.platform.plugins.module_utils import durations, names, sizes
 
 
 @pytest.mark.parametrize(
