@@ -120,7 +120,8 @@ class ActionModule(ActionBase):
         manifest = f"/var/lib/metalhub/tree/{name}.json"
         ours = sorted(path for path, entry in entries.items() if entry.content is not None)
         check = _CHECK.format(manifest=manifest, paths=quote_all(entries) or "/", files=quote_all(ours) or "/dev/null")
-        raw_manifest, raw_stat, raw_sums = run_script(self, check, what=f"the look at the files of {name}").replace("\r\n", "\n").split("--\n")
+        output = run_script(self, check, what=f"the look at the files of {name}").replace("\r\n", "\n")
+        raw_manifest, raw_stat, raw_sums = output.split("--\n")
         owned = set(json.loads(raw_manifest).get("paths", []))
         attributes: dict[str, tuple[int, str, str]] = {}
         for line in raw_stat.splitlines():

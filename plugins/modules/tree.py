@@ -26,8 +26,8 @@ options:
     default: []
   rules:
     description:
-      - Attributes by C(path), an fnmatch pattern on the path on the host, of which the first that matches counts. C(owner), C(group), C(mode)
-        (quoted octal), C(validate) (a command with C(%s)), C(sensitive) (never shown in a diff), C(when).
+      - Attributes by C(path), an fnmatch pattern on the path on the host, of which the first that matches counts. C(owner), C(group),
+        C(mode) (quoted octal), C(validate) (a command with C(%s)), C(sensitive) (never shown in a diff), C(when).
     type: list
     elements: dict
     default: []
