@@ -1,0 +1,60 @@
+"""Run the platform's playbooks as an operator does, with a bound, and read the recap."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
+_RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run of ansible-playbook: its exit status, its output, and the recap as host → counts."""
+
+    status: int
+    output: str
+
+    @property
+    def recap(self) -> dict[str, dict[str, int]]:
+        keys = ("ok", "changed", "unreachable", "failed")
+        return {match[1]: dict(zip(keys, map(int, match.groups()[1:]), strict=True)) for match in _RECAP.finditer(self.output)}
+
+    @property
+    def changed(self) -> int:
+        return sum(counts["changed"] for counts in self.recap.values())
+
+    @property
+    def killed(self) -> bool:
+        return self.status == -9
+
+    def tail(self, lines: int = 40) -> str:
+        return "\n".join(self.output.splitlines()[-lines:])
+
+
+def play(playbook: str, *options: str, inventory: str = "inventories/demo", kill_at: int = 0, timeout: int = 900) -> Run:
+    """Run `playbooks/<playbook>`; with `kill_at` it is killed when that task is about to begin (counted from 1)."""
+    environment = dict(os.environ, ANSIBLE_NOCOLOR="1", ANSIBLE_FORCE_COLOR="0")
+    if kill_at:
+        environment |= {
+            "METALHUB_KILL_AT": str(kill_at),
+            "ANSIBLE_CALLBACK_PLUGINS": str(Path(__file__).parent / "callback"),
+            "ANSIBLE_CALLBACKS_ENABLED": "kill_at",
+        }
+    done = subprocess.run(
+        [PLAYBOOK, "-i", inventory, f"playbooks/{playbook}", *options],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+        start_new_session=True,
+    )
+    return Run(done.returncode, done.stdout)
