@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import typing as t
 
 from ansible.errors import AnsibleFilterError
@@ -9,11 +11,19 @@ from ansible_collections.metalhub.platform.plugins.module_utils import docker_co
 
 
 def docker_daemon_config(fragments: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
-    """Merge fragments of daemon.json by owner."""
+    """Merge fragments of daemon.json by owner; one that is text is the Base64 of a file of its name."""
+    documents = {owner: _document(owner, fragment) if isinstance(fragment, str) else fragment for owner, fragment in fragments.items()}
     try:
-        return docker_config.merge_fragments(fragments)
+        return docker_config.merge_fragments(documents)
     except (ValueError, TypeError) as error:
         raise AnsibleFilterError(str(error)) from error
+
+
+def _document(owner: str, text: str) -> t.Any:
+    try:
+        return json.loads(base64.b64decode(text))
+    except ValueError as error:
+        raise AnsibleFilterError(f"the Docker settings in {owner}.json are not JSON: {error}") from error
 
 
 def pki_alt_names(certificate: t.Mapping[str, t.Any]) -> list[str]:
