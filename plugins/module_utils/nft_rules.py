@@ -1,0 +1,335 @@
+"""The packet filter of one host as text for ``nft -f``: what sessions may reach, and who may reach sessions and engines.
+
+Pure: everything that differs between hosts comes in as a ``Policy``. The text replaces our own two tables in one
+transaction and touches no other table.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.metalhub.platform.plugins.module_utils.names import network_name
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+# Networks that are not the public internet: RFC 6890 and IANA's special-purpose registry.
+RESERVED = (
+    "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
+    "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/3",
+)  # fmt: skip
+# No class opens these, whatever it lists: the host itself, link-local (cloud metadata), multicast and broadcast.
+NEVER = ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")
+
+ALLOW_LEGAL = "an IPv4 address or network, then optionally :port or :first-last, then optionally /tcp or /udp, such as 10.0.0.5:443"
+
+_ALLOW = re.compile(
+    r"(?P<net>\d+\.\d+\.\d+\.\d+(?:/\d+)?)(?::(?P<first>\d+)(?:-(?P<last>\d+))?(?:/(?P<proto>tcp|udp))?)?", re.ASCII
+)
+_USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Allow:
+    """One destination of a class: a network, and the ports on it (0 to 65535 where none is named)."""
+
+    network: ipaddress.IPv4Network
+    protocol: str
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class EgressClass:
+    """One egress class: the bridge ``mh-<name>``, its subnet, and what its sessions may reach."""
+
+    name: str
+    subnet: ipaddress.IPv4Network
+    public_internet: bool
+    allow: tuple[Allow, ...]
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Ports of this host's own services, and the only networks that may reach them (loopback always may)."""
+
+    ports: tuple[int, ...]
+    protocol: str
+    sources: tuple[Network, ...]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """All that decides one host's rules. `session_users` are the local users who may open session ports on this host."""
+
+    classes: tuple[EgressClass, ...]
+    control: tuple[Network, ...]
+    platform: tuple[Network, ...]
+    hub_port: int
+    nameservers: tuple[Network, ...]
+    reserved: tuple[Network, ...]
+    guards: tuple[Guard, ...]
+    session_users: tuple[str, ...]
+    bridge_table: bool
+
+
+def _fail(where: str, value: object, legal: str) -> ValueError:
+    return ValueError(f"{where}: {value!r} is not legal; wanted {legal}")
+
+
+def parse_networks(values: Iterable[object], where: str) -> tuple[Network, ...]:
+    """Read addresses and networks of both families. Raises ValueError that names the variable, the value and the legal form."""
+    if isinstance(values, (str, Mapping)):
+        raise _fail(where, values, "a list of addresses or networks")
+    found = []
+    for index, value in enumerate(values):
+        try:
+            found.append(ipaddress.ip_network(str(value)))
+        except ValueError:
+            raise _fail(f"{where}[{index}]", value, "an IP address or a network without host bits") from None
+    return tuple(found)
+
+
+def parse_allow(value: object, where: str) -> Allow:
+    """Read one entry of a class's `allow`. Raises ValueError that names the place, the value and the legal form."""
+    match = _ALLOW.fullmatch(str(value))
+    if match is None:
+        raise _fail(where, value, f"{ALLOW_LEGAL} (host names need the egress proxy, which this release does not have)")
+    try:
+        network = ipaddress.IPv4Network(match["net"])
+    except ValueError:
+        raise _fail(where, value, ALLOW_LEGAL) from None
+    first = int(match["first"]) if match["first"] else 0
+    last = int(match["last"]) if match["last"] else (first or 65535)
+    if (match["first"] and first == 0) or not first <= last <= 65535:
+        raise _fail(where, value, "ports from 1 to 65535, the lower one first")
+    for closed in NEVER:
+        if network.subnet_of(ipaddress.IPv4Network(closed)):
+            raise _fail(where, value, f"a destination outside {closed}, which is closed for every class")
+    return Allow(network, match["proto"] or "tcp", first, last)
+
+
+def parse_class(name: str, given: object, where: str) -> EgressClass:
+    """Read one egress class of the inventory. Raises ValueError that names the place, the value and the legal form."""
+    try:
+        network_name(name)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    where = f"{where}.{name}"
+    if not isinstance(given, Mapping):
+        raise _fail(where, given, "a dict of subnet, public_internet and allow")
+    if unknown := sorted(set(given) - {"subnet", "public_internet", "allow", "description"}):
+        raise _fail(where, unknown, "only subnet, public_internet, allow and description")
+    try:
+        subnet = ipaddress.IPv4Network(str(given.get("subnet")))
+        if subnet.prefixlen > 28 or any(subnet.overlaps(ipaddress.IPv4Network(never)) for never in NEVER):
+            raise ValueError
+    except ValueError:
+        raise _fail(f"{where}.subnet", given.get("subnet"), "an IPv4 network of /28 or larger, such as 10.231.0.0/20") from None
+    public = given.get("public_internet", False)
+    if not isinstance(public, bool):
+        raise _fail(f"{where}.public_internet", public, "true or false")
+    allow = given.get("allow") or []
+    if not isinstance(allow, Sequence) or isinstance(allow, str):
+        raise _fail(f"{where}.allow", allow, "a list of destinations")
+    parsed = tuple(parse_allow(entry, f"{where}.allow[{index}]") for index, entry in enumerate(allow))
+    return EgressClass(name, subnet, public, parsed)
+
+
+def parse_classes(given: Mapping[str, object], where: str) -> tuple[EgressClass, ...]:
+    """Read all classes, sorted by name. Raises ValueError for a bad one, and for two whose subnets overlap."""
+    if not isinstance(given, Mapping):
+        raise _fail(where, given, "a dict of classes")
+    classes = tuple(parse_class(name, given[name], where) for name in sorted(given))
+    for index, one in enumerate(classes):
+        for other in classes[index + 1 :]:
+            if one.subnet.overlaps(other.subnet):
+                raise ValueError(f"{where}: the subnets of {one.name} ({one.subnet}) and {other.name} ({other.subnet}) overlap")
+    return classes
+
+
+def parse_guard(given: object, where: str) -> Guard:
+    """Read one guard. Raises ValueError that names the place, the value and the legal form."""
+    if not isinstance(given, Mapping) or set(given) - {"protocol"} != {"ports", "from"}:
+        raise _fail(where, given, "a dict of ports, from and optionally protocol")
+    ports = tuple(int(port) for port in given["ports"])
+    if not ports or not all(1 <= port <= 65535 for port in ports):
+        raise _fail(f"{where}.ports", given["ports"], "ports from 1 to 65535")
+    protocol = given.get("protocol", "tcp")
+    if protocol not in ("tcp", "udp"):
+        raise _fail(f"{where}.protocol", protocol, "tcp or udp")
+    return Guard(ports, protocol, parse_networks(given["from"], f"{where}.from"))
+
+
+def parse_policy(
+    *, classes: Mapping[str, object], control: Iterable[object], platform: Iterable[object], hub_port: int,
+    nameservers: Iterable[object], reserved: Iterable[object], guards: Iterable[object], session_users: Iterable[str],
+    bridge_table: bool,
+) -> Policy:  # fmt: skip
+    """Read the variables of the `network` role. Raises ValueError with one message for the first that is wrong."""
+    parsed = parse_classes(classes, "network_classes")
+    platform_networks = parse_networks(platform, "network_platform_addresses")
+    control_networks = parse_networks(control, "network_control_addresses")
+    for one in parsed:
+        for host in (*platform_networks, *control_networks):
+            if isinstance(host, ipaddress.IPv4Network) and one.subnet.overlaps(host):
+                raise ValueError(
+                    f"network_classes.{one.name}.subnet: {one.subnet} overlaps the host {host.with_prefixlen}; wanted a network that is not in use"
+                )
+    users = tuple(session_users)
+    for user in users:
+        if not _USER.fullmatch(user):
+            raise _fail("network_session_users", user, "names of local users")
+    return Policy(
+        parsed, control_networks, platform_networks, int(hub_port), parse_networks(nameservers, "network_nameservers"),
+        parse_networks(reserved, "network_reserved"), tuple(parse_guard(g, f"network_guards[{i}]") for i, g in enumerate(guards)),
+        users, bridge_table,
+    )  # fmt: skip
+
+
+def _text(network: Network) -> str:
+    return str(network.network_address) if network.prefixlen == network.max_prefixlen else str(network)
+
+
+def _family(networks: Iterable[Network], version: int) -> list[str]:
+    """The networks of one family as text, merged and sorted so that the order of the inventory makes no difference."""
+    mine = [n for n in networks if n.version == version]
+    merged = ipaddress.collapse_addresses(mine)  # type: ignore[type-var]
+    return [_text(n) for n in merged]
+
+
+def _braces(items: Iterable[object]) -> str:
+    return "{ " + ", ".join(str(item) for item in items) + " }"
+
+
+def _set(name: str, networks: Iterable[Network]) -> list[str]:
+    lines = [f"\tset {name} {{", "\t\ttype ipv4_addr; flags interval; auto-merge;"]
+    if elements := _family(networks, 4):
+        lines.append(f"\t\telements = {_braces(elements)};")
+    return [*lines, "\t}"]
+
+
+def _class_chain(one: EgressClass) -> list[str]:
+    lines = [f"\tchain class_{one.name.replace('-', '_')} {{", f"\t\tip saddr != {one.subnet} counter drop comment \"not an address of this class\""]
+    for allow in one.allow:
+        ports = "" if (allow.first, allow.last) == (0, 65535) else f"{allow.first}" if allow.first == allow.last else f"{allow.first}-{allow.last}"
+        match = f"{allow.protocol} dport {ports}" if ports else f"meta l4proto {allow.protocol}"
+        lines.append(f"\t\tip daddr {_text(allow.network)} {match} counter accept")
+    if one.public_internet:
+        lines += [
+            "\t\tip daddr @nameservers meta l4proto { tcp, udp } th dport 53 counter accept",
+            '\t\tip daddr @reserved counter goto refuse comment "not the public internet"',
+            '\t\tmeta l4proto tcp counter accept comment "the public internet"',
+        ]
+    return [*lines, "\t\tcounter goto refuse", "\t}"]
+
+
+def _guards(guards: Iterable[Guard]) -> list[str]:
+    lines = []
+    for guard in guards:
+        ports = f"{guard.protocol} dport {_braces(sorted(set(guard.ports)))}"
+        for keyword, version in (("ip", 4), ("ip6", 6)):
+            if sources := _family(guard.sources, version):
+                lines.append(f"\t\t{keyword} saddr {_braces(sources)} {ports} accept")
+        lines.append(f"\t\t{ports} counter drop")
+    return lines
+
+
+def render(policy: Policy) -> str:
+    """The whole rule file. The same policy always gives the same text."""
+    bridges = _braces(f'"{network_name(c.name)}" : jump class_{c.name.replace("-", "_")}' for c in policy.classes)
+    lines = [
+        "# Made by the network role; changes are overwritten.",
+        "# Adding a table before deleting it makes the deletion legal when it is not there. All of it is one transaction,",
+        "# so there is no moment without rules.",
+        "table inet metalhub",
+        "delete table inet metalhub",
+        "table inet metalhub {",
+        *_set("control", policy.control),
+        *_set("platform", (*policy.platform, *policy.control)),
+        *_set("subnets", (c.subnet for c in policy.classes)),
+        *_set("nameservers", policy.nameservers),
+        *_set("reserved", policy.reserved),
+        "",
+        "\t# After connection tracking and before Docker's DNAT: a rule sees the address the session asked for, so a",
+        "\t# published port of another session is as closed as any other port of a host.",
+        "\tchain prerouting {",
+        "\t\ttype filter hook prerouting priority mangle; policy accept;",
+        '\t\tiifname "mh-*" goto from_session',
+        "\t}",
+        "\tchain from_session {",
+        '\t\tmeta nfproto != ipv4 counter drop comment "IPv6 is closed"',
+        "\t\tct state established,related accept",
+        "\t\tct state invalid counter drop",
+        f'\t\tip daddr @control tcp dport {policy.hub_port} ip saddr @subnets counter accept comment "the hub\'s API"',
+        '\t\tfib daddr type != unicast counter goto refuse comment "this host, broadcast, multicast"',
+        '\t\tip daddr @platform counter goto refuse comment "hosts of the platform"',
+        '\t\tip daddr @subnets counter goto refuse comment "other sessions"',
+        '\t\tip daddr 169.254.0.0/16 counter goto refuse comment "link-local: cloud metadata"',
+        *([f"\t\tiifname vmap {bridges}"] if policy.classes else []),
+        '\t\tcounter drop comment "a session bridge of no class"',
+        "\t}",
+        *[line for one in policy.classes for line in _class_chain(one)],
+        "\t# A refused connection ends at once instead of hanging until a time-out.",
+        "\tchain refuse {",
+        "\t\tfib daddr type { broadcast, multicast, anycast } drop",
+        "\t\tmeta l4proto tcp reject with tcp reset",
+        "\t\tlimit rate 100/second reject with icmpx type admin-prohibited",
+        "\t\tdrop",
+        "\t}",
+        "",
+        "\t# Published session ports, after DNAT: the control host's hub and Traefik, nobody else.",
+        "\tchain forward {",
+        "\t\ttype filter hook forward priority filter; policy accept;",
+        '\t\toifname "mh-*" goto to_session',
+        "\t}",
+        "\tchain to_session {",
+        "\t\tmeta nfproto != ipv4 counter drop",
+        '\t\tiifname "mh-*" counter drop comment "from another session"',
+        "\t\tct state established,related accept",
+        "\t\tip saddr @control meta l4proto tcp counter accept",
+        "\t\tcounter drop",
+        "\t}",
+        "\tchain output {",
+        "\t\ttype filter hook output priority filter; policy accept;",
+        '\t\toifname "mh-*" goto local_to_session',
+        "\t}",
+        "\tchain local_to_session {",
+        "\t\tmeta nfproto != ipv4 counter drop",
+        "\t\tct state established,related accept",
+        *([f"\t\tmeta skuid {_braces(sorted(set(policy.session_users)))} meta l4proto tcp counter accept"] if policy.session_users else []),
+        "\t\tcounter drop",
+        "\t}",
+        "",
+        "\t# Ports of the platform's own services on this host. Ports not named here are left to the site's own rules.",
+        "\tchain input {",
+        "\t\ttype filter hook input priority filter; policy accept;",
+        '\t\tiifname "lo" accept',
+        '\t\tiifname "mh-*" accept comment "decided in from_session"',
+        "\t\tct state established,related accept",
+        *_guards(policy.guards),
+        "\t}",
+        "}",
+        "",
+        "# Frames between two sessions on one bridge; below IP, so that no other protocol passes either.",
+        "table bridge metalhub",
+        "delete table bridge metalhub",
+    ]
+    if policy.bridge_table:
+        lines += [
+            "table bridge metalhub {",
+            "\tchain forward {",
+            "\t\ttype filter hook forward priority filter; policy accept;",
+            '\t\tmeta ibrname "mh-*" counter drop',
+            "\t}",
+            "}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def ruleset(variables: Mapping[str, Any]) -> str:
+    """Parse and render in one step: the keywords of `parse_policy` to the text of the rule file."""
+    return render(parse_policy(**variables))
