@@ -6,7 +6,6 @@ import time
 import typing as t
 
 from ansible.plugins.action import ActionBase
-
 from ansible_collections.metalhub.platform.plugins.module_utils.hostfacts import SCRIPT, parse_host
 from ansible_collections.metalhub.platform.plugins.plugin_utils.host_shell import run_script
 

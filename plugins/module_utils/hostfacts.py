@@ -55,9 +55,17 @@ def _routes(lines: list[str]) -> list[dict[str, object]]:
         if len(fields) < 8 or fields[0] in ("Iface", "*") or fields[7] == "00000000":
             continue
         address, gateway, mask = (bytes.fromhex(fields[i])[::-1] for i in (1, 2, 7))
-        network = ipaddress.ip_network((address, str(ipaddress.ip_address(mask))), strict=False)
+        network = ipaddress.ip_network((address, bin(int.from_bytes(mask, "big")).count("1")))
         networks.append({"network": str(network), "interface": fields[0], "connected": not any(gateway)})
     return networks
+
+
+def _primary_address(routes: list[str], addresses: list[list[str]]) -> str:
+    """The IPv4 address on the interface of the default route; without one, the first that is not loopback."""
+    default = next((f[0] for f in map(str.split, routes) if len(f) > 7 and f[1] == f[7] == "00000000" and f[0] != "*"), "")
+    plain = [(name, address.split("/")[0]) for name, address in addresses if ":" not in address]
+    outer = [(name, address) for name, address in plain if not ipaddress.ip_address(address).is_loopback]
+    return next((a for name, a in outer if name == default), outer[0][1] if outer else "127.0.0.1")
 
 
 def parse_host(output: str) -> dict[str, object]:
@@ -92,6 +100,7 @@ def parse_host(output: str) -> dict[str, object]:
         "systemd": first("systemd") == "1",
         "gpus": _number(first("gpus")),
         "skew": _number(first("skew")),
+        "primary_address": _primary_address(values.get("route", []), addresses),
         "networks": _routes(values.get("route", [])),
         "addresses": [{"interface": name, "address": address} for name, address in addresses],
     }

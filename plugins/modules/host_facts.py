@@ -116,6 +116,11 @@ skew:
   returned: success
   type: int
   sample: 0
+primary_address:
+  description: The IPv4 address on the interface of the default route.
+  returned: success
+  type: str
+  sample: 10.20.0.11
 networks:
   description: IPv4 networks of the main routing table without the default route; C(connected) ones have no gateway.
   returned: success

@@ -47,6 +47,7 @@ def test_transcript() -> None:
         {"network": "10.20.10.0/24", "interface": "eth0", "connected": True},
         {"network": "172.30.0.0/16", "interface": "eth0", "connected": False},
     ]
+    assert host["primary_address"] == "10.20.10.11"
     assert [a["address"] for a in host["addresses"]] == ["127.0.0.1/8", "10.20.10.11/24"]
 
 
