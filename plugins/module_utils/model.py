@@ -188,6 +188,11 @@ def _of_site(fault: Fault) -> Problem:
     return Problem(fault.path, fault.value, None, fault.message, fault.legal)
 
 
+def _text_form(name: str, value: object, spec: Spec) -> Spec:
+    """The spec of a variable; Ansible has no type for sizes, so text named so is one, and empty means none."""
+    return {**spec, "type": "size"} if name.endswith("_size") and spec.get("type", "str") == "str" and value != "" else spec
+
+
 def _check_variables(site: Site) -> Iterator[Problem]:
     """Unknown variables of ours, types and choices of the known ones, templates that fail."""
     prefixes = tuple(f"{role}_" for role in ("metalhub", *site.roles))
@@ -197,8 +202,10 @@ def _check_variables(site: Site) -> Iterator[Problem]:
         for name, value in host.variables.items():
             if name in RUNTIME_VARIABLES:
                 continue
+            if name == "metalhub_pool" and isinstance(value, (list, tuple)):
+                continue  # two pools on one node: told with the pools
             if name in site.specs:
-                for fault in check_value(name, value, site.specs[name]):
+                for fault in check_value(name, value, _text_form(name, value, site.specs[name])):
                     yield Problem(fault.path, fault.value, host.name, fault.message, fault.legal)
             elif name.startswith(prefixes) and not any(fnmatch.fnmatchcase(name, p) for p in site.ignore):
                 hint = nearest(name, site.specs)

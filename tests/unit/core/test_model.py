@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 ROOT = Path(__file__).parents[3]
-SPECS = yaml.safe_load((ROOT / "roles/preflight/meta/argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
+SPECS = yaml.safe_load((ROOT / "roles/preflight/meta/argument_specs.yml").read_text())["argument_specs"]["metalhub"]["options"]
 SPECS = {**SPECS, "docker_log_size": {"type": "str"}, "docker_live_restore": {"type": "bool"}}
 
 FACTS: dict[str, Any] = {
@@ -43,7 +43,15 @@ SITE: dict[str, Any] = {
     },
     "metalhub_images": {"lab": {"title": "JupyterLab", "build": "lab"}},
     "metalhub_profiles": {
-        "small": {"title": "Small", "image": "lab", "flavor": "std-2x8", "pool": "cpu", "egress": "internal", "idle_stop": "30m", "max_session": "8h"},
+        "small": {
+            "title": "Small",
+            "image": "lab",
+            "flavor": "std-2x8",
+            "pool": "cpu",
+            "egress": "internal",
+            "idle_stop": "30m",
+            "max_session": "8h",
+        },
         "slice": {"title": "GPU slice", "image": "lab", "flavor": "mig-1g10", "pool": "gpu", "egress": "internal"},
     },
     "metalhub_egress_classes": {
@@ -149,10 +157,28 @@ BAD: list[tuple[str, Callable[[Draft], None], str, str | None, str]] = [
     ("unknown field", set_in("metalhub_flavors std-2x8 memmory", "8G"), "metalhub_flavors.std-2x8.memmory", None, "Did you mean memory?"),
     ("missing field", drop("metalhub_flavors", "std-2x8", "memory"), "metalhub_flavors.std-2x8.memory", None, "A value is needed"),
     ("bad name", set_in("metalhub_pools Cpu!", {"sandbox": "runc"}), "metalhub_pools", None, "not a name"),
-    ("differs", set_in("compute1:metalhub_domain", "other.example.org"), "metalhub_domain", "compute1", "differs from its value on control"),
+    (
+        "differs",
+        set_in("compute1:metalhub_domain", "other.example.org"),
+        "metalhub_domain",
+        "compute1",
+        "differs from its value on control",
+    ),
     ("unknown profile key", set_in("metalhub_profiles small egres", "x"), "metalhub_profiles.small.egres", None, "Did you mean egress?"),
-    ("unknown image", set_in("metalhub_profiles small image", "labb"), "metalhub_profiles.small.image", None, "no such image. Did you mean lab?"),
-    ("unknown flavor", set_in("metalhub_profiles small flavor", "std-2x9"), "metalhub_profiles.small.flavor", None, "Did you mean std-2x8?"),
+    (
+        "unknown image",
+        set_in("metalhub_profiles small image", "labb"),
+        "metalhub_profiles.small.image",
+        None,
+        "no such image. Did you mean lab?",
+    ),
+    (
+        "unknown flavor",
+        set_in("metalhub_profiles small flavor", "std-2x9"),
+        "metalhub_profiles.small.flavor",
+        None,
+        "Did you mean std-2x8?",
+    ),
     ("unknown pool", set_in("metalhub_profiles small pool", "tpu"), "metalhub_profiles.small.pool", None, "no such pool"),
     ("unknown egress", set_in("metalhub_profiles small egress", "open"), "metalhub_profiles.small.egress", None, "no such egress class"),
     ("unknown pool of a host", set_in("compute1:metalhub_pool", "cpus"), "metalhub_pool", "compute1", "no such pool. Did you mean cpu?"),
@@ -185,8 +211,20 @@ BAD: list[tuple[str, Callable[[Draft], None], str, str | None, str]] = [
         "gpu1",
         "own address 10.231.0.9",
     ),
-    ("no subnet", set_in("metalhub_egress_classes internal subnet", "10.231.0.1/20"), "metalhub_egress_classes.internal.subnet", None, "not an IPv4 network"),
-    ("tiny subnet", set_in("metalhub_egress_classes internal subnet", "10.231.0.0/30"), "metalhub_egress_classes.internal.subnet", None, "A /30 does not fit"),
+    (
+        "no subnet",
+        set_in("metalhub_egress_classes internal subnet", "10.231.0.1/20"),
+        "metalhub_egress_classes.internal.subnet",
+        None,
+        "not an IPv4 network",
+    ),
+    (
+        "tiny subnet",
+        set_in("metalhub_egress_classes internal subnet", "10.231.0.0/30"),
+        "metalhub_egress_classes.internal.subnet",
+        None,
+        "A /30 does not fit",
+    ),
     (
         "host name",
         set_in("metalhub_egress_classes internal allow", ["data.example.org:443"]),
@@ -194,48 +232,131 @@ BAD: list[tuple[str, Callable[[Draft], None], str, str | None, str]] = [
         None,
         "Host names are not supported yet",
     ),
-    ("bad port", set_in("metalhub_egress_classes internal allow", ["10.0.0.5:0"]), "metalhub_egress_classes.internal.allow", None, "0 is not a port"),
-    ("long class", set_in("metalhub_egress_classes abcdefghijklm", {"subnet": "10.9.0.0/24"}), "metalhub_egress_classes", None, "cannot name"),
+    (
+        "bad port",
+        set_in("metalhub_egress_classes internal allow", ["10.0.0.5:0"]),
+        "metalhub_egress_classes.internal.allow",
+        None,
+        "0 is not a port",
+    ),
+    (
+        "long class",
+        set_in("metalhub_egress_classes abcdefghijklm", {"subnet": "10.9.0.0/24"}),
+        "metalhub_egress_classes",
+        None,
+        "cannot name",
+    ),
     ("no control host", group("metalhub_control"), "metalhub_control", None, "There is no control host"),
     ("two control hosts", group("metalhub_control", "control", "compute1"), "metalhub_control", None, "There are 2 control hosts"),
     ("no storage", group("metalhub_storage"), "metalhub_storage", None, "There is no storage host"),
     ("no registry", group("metalhub_registry"), "metalhub_registry", None, "There is no registry host"),
     ("no builder", group("metalhub_builders"), "metalhub_builders", None, "no host that builds"),
-    ("two managers", group("metalhub_managers", "control", "gpu1"), "metalhub_managers", None, "There are 2 Swarm managers. An even number"),
+    (
+        "two managers",
+        group("metalhub_managers", "control", "gpu1"),
+        "metalhub_managers",
+        None,
+        "There are 2 Swarm managers. An even number",
+    ),
     ("foreign manager", group("metalhub_managers", "gpu1"), "metalhub_managers", None, "control host control is not a manager"),
     ("two pools in a list", set_in("gpu1:metalhub_pool", ["cpu", "gpu"]), "metalhub_pool", "gpu1", "Two pools on one node"),
     ("two pools by groups", two_group_pools, "metalhub_pool", "gpu1", "cpu_nodes says cpu, gpu_nodes says gpu"),
     ("no pool", set_in("gpu1:metalhub_pool", None), "metalhub_pool", "gpu1", "A compute host needs a pool"),
     ("pool of no compute host", set_in("control:metalhub_pool", "cpu"), "metalhub_pool", "control", "not in metalhub_compute"),
-    ("big flavor, memory", set_in("metalhub_flavors std-2x8 memory", "65G"), "metalhub_profiles.small.flavor", None, "bigger than every node of pool cpu: compute1 has 16 CPUs, 64G"),
+    (
+        "big flavor, memory",
+        set_in("metalhub_flavors std-2x8 memory", "65G"),
+        "metalhub_profiles.small.flavor",
+        None,
+        "bigger than every node of pool cpu: compute1 has 16 CPUs, 64G",
+    ),
     ("big flavor, cpus", set_in("metalhub_flavors std-2x8 cpus", 17), "metalhub_profiles.small.flavor", None, "bigger than every node"),
     ("no cpu", set_in("metalhub_flavors std-2x8 cpus", 0), "metalhub_flavors.std-2x8.cpus", None, "needs a part of a CPU"),
     ("no memory", set_in("metalhub_flavors std-2x8 memory", "0G"), "metalhub_flavors.std-2x8.memory", None, "needs memory"),
-    ("duplicate profile", set_in("metalhub_profiles again", {**SMALL, "title": "small "}), "metalhub_profiles.again.title", None, "A duplicate profile: small"),
-    ("two defaults", lambda d: [p.update(default=True) for p in d.site["metalhub_profiles"].values()] and None, "metalhub_profiles", None, "More than one"),
+    (
+        "duplicate profile",
+        set_in("metalhub_profiles again", {**SMALL, "title": "small "}),
+        "metalhub_profiles.again.title",
+        None,
+        "A duplicate profile: small",
+    ),
+    (
+        "two defaults",
+        lambda d: [p.update(default=True) for p in d.site["metalhub_profiles"].values()] and None,
+        "metalhub_profiles",
+        None,
+        "More than one",
+    ),
     ("no profile", set_in("metalhub_profiles", {}), "metalhub_profiles", None, "There is no profile"),
-    ("bad duration", set_in("metalhub_profiles small idle_stop", "30"), "metalhub_profiles.small.idle_stop", None, "This is not a duration"),
-    ("number as duration", set_in("metalhub_profiles small idle_stop", 30), "metalhub_profiles.small.idle_stop", None, "found a number, wanted numbers with units"),
+    (
+        "bad duration",
+        set_in("metalhub_profiles small idle_stop", "30"),
+        "metalhub_profiles.small.idle_stop",
+        None,
+        "This is not a duration",
+    ),
+    (
+        "number as duration",
+        set_in("metalhub_profiles small idle_stop", 30),
+        "metalhub_profiles.small.idle_stop",
+        None,
+        "found a number, wanted numbers with units",
+    ),
     ("bad size", set_in("metalhub_flavors std-2x8 memory", "8X"), "metalhub_flavors.std-2x8.memory", None, "This is not a size"),
     ("bad home size", set_in("metalhub_home_size", "lots"), "metalhub_home_size", None, "This is not a size"),
-    ("image twice", set_in("metalhub_images lab reference", f"r.example.org/lab@sha256:{'0' * 64}"), "metalhub_images.lab", None, "either built or referred to"),
-    ("image by tag", set_in("metalhub_images lab", {"title": "x", "reference": "r.example.org/lab:1"}), "metalhub_images.lab.reference", None, "not pinned by digest"),
-    ("MIG in gvisor", set_in("metalhub_profiles slice pool", "cpu"), "metalhub_profiles.slice.flavor", None, "MIG slices do not work in the sandbox gvisor"),
-    ("MIG in kata", set_in("metalhub_pools gpu sandbox", "kata"), "metalhub_profiles.slice.flavor", None, "MIG slices do not work in the sandbox kata"),
+    (
+        "image twice",
+        set_in("metalhub_images lab reference", f"r.example.org/lab@sha256:{'0' * 64}"),
+        "metalhub_images.lab",
+        None,
+        "either built or referred to",
+    ),
+    (
+        "image by tag",
+        set_in("metalhub_images lab", {"title": "x", "reference": "r.example.org/lab:1"}),
+        "metalhub_images.lab.reference",
+        None,
+        "not pinned by digest",
+    ),
+    (
+        "MIG in gvisor",
+        set_in("metalhub_profiles slice pool", "cpu"),
+        "metalhub_profiles.slice.flavor",
+        None,
+        "MIG slices do not work in the sandbox gvisor",
+    ),
+    (
+        "MIG in kata",
+        set_in("metalhub_pools gpu sandbox", "kata"),
+        "metalhub_profiles.slice.flavor",
+        None,
+        "MIG slices do not work in the sandbox kata",
+    ),
     ("GPU without GPUs", set_in("metalhub_pools gpu sandbox", "runc"), "metalhub_profiles.slice.flavor", None, "offers none"),
-    ("bad MIG", set_in("metalhub_flavors mig-1g10 gpu profile", "small"), "metalhub_flavors.mig-1g10.gpu.profile", None, "not a MIG profile"),
+    (
+        "bad MIG",
+        set_in("metalhub_flavors mig-1g10 gpu profile", "small"),
+        "metalhub_flavors.mig-1g10.gpu.profile",
+        None,
+        "not a MIG profile",
+    ),
     ("no GPU", set_in("metalhub_flavors mig-1g10 gpu count", 0), "metalhub_flavors.mig-1g10.gpu.count", None, "at least one"),
     ("address", set_in("gpu1:metalhub_address", "gpu1.example.org"), "metalhub_address", "gpu1", "not an IP address"),
     ("loopback", set_in("gpu1:metalhub_address", "127.0.0.1"), "metalhub_address", "gpu1", "loopback"),
-    ("distribution", set_in("@gpu1:os_version", "11"), "metalhub_host.os_name", "gpu1", "not supported"),
+    ("distribution", lambda d: d.facts["gpu1"].update(os_version="11", os_major=11), "metalhub_host.os_name", "gpu1", "not supported"),
     ("architecture", set_in("@gpu1:arch", "riscv64"), "metalhub_host.arch", "gpu1", "not supported"),
     ("no systemd", set_in("@gpu1:systemd", False), "metalhub_host.systemd", "gpu1", "systemd"),
     ("skew", set_in("@gpu1:skew", -400), "metalhub_host.skew", "gpu1", "400 seconds behind"),
     ("quota", set_in("metalhub_quotas default", "sessions"), "metalhub_quotas.default", None, "not a limit"),
-    ("quota period", set_in("metalhub_quotas groups research", "gpu-a100=8h/year"), "metalhub_quotas.groups.research", None, "no such period"),
+    (
+        "quota period",
+        set_in("metalhub_quotas groups research", "gpu-a100=8h/year"),
+        "metalhub_quotas.groups.research",
+        None,
+        "no such period",
+    ),
     ("quota key", set_in("metalhub_quotas defaults", "sessions=1"), "metalhub_quotas.defaults", None, "Did you mean default?"),
 ]
-BAD[29:29] = []
 
 
 @pytest.mark.parametrize(("spoil", "variable", "host", "words"), [b[1:] for b in BAD], ids=[b[0] for b in BAD])
@@ -247,8 +368,7 @@ def test_bad_input_has_one_message(spoil: Callable[[Draft], None], variable: str
     assert len(found) == 1, problems
     assert found[0].host == host
     # One mistake has one message, unless it breaks what refers to it.
-    follow_ups = {"wrong type of a table", "wrong type of an entry", "subnet on a host's address"}
-    assert len(problems) == 1 or variable in {"metalhub_pools", "metalhub_images.lab"}, (problems, follow_ups)
+    assert len(problems) == 1 or variable in {"metalhub_pools", "metalhub_images.lab"}, problems
 
 
 def test_a_right_site_has_no_problem() -> None:
@@ -335,14 +455,19 @@ def test_destinations(text: str, network: str | None, port: int | None) -> None:
         assert (str(destination.network), destination.port) == (network, port)
 
 
-@pytest.mark.parametrize("good", ["", "sessions=2", "sessions=2, workspace=100G", "gpu-a100=8h/day, gpu-a100=40h/month", "gpu-a100=deny", "memory=unlimited"])
+@pytest.mark.parametrize(
+    "good", ["", "sessions=2", "sessions=2, workspace=100G", "gpu-a100=8h/day, gpu-a100=40h/month", "gpu-a100=deny", "memory=unlimited"]
+)
 def test_quotas(good: str) -> None:
     assert list(quota_faults("q", good)) == []
 
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8) | st.sampled_from(["cpu", "sandbox", "image", "subnet", "allow"]), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(max_size=8) | st.sampled_from(["cpu", "sandbox", "image", "subnet", "allow"]), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
