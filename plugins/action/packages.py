@@ -36,7 +36,9 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         super().run(tmp, task_vars)
-        _, args = self.validate_argument_spec(argument_spec={"name": {"type": "list", "elements": "str", "required": True}})
+        _, args = self.validate_argument_spec(
+            argument_spec={"name": {"type": "list", "elements": "str", "required": True}}
+        )
         wanted = dict(split_pin(package) for package in args["name"])
         if not wanted:
             return {"changed": False, "missing": []}

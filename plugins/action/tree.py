@@ -223,7 +223,7 @@ def _apply(entry: Entry, given: dict[str, t.Any]) -> None:
         mode = given["mode"]
         # An unquoted 0640 in YAML is the number 416: only text is unambiguous.
         if not isinstance(mode, str) or not re.fullmatch(r"0?[0-7]{3,4}", mode):
-            raise AnsibleActionFail(f'tree: {entry.path}: `mode` must be quoted octal text such as "0640", not {mode!r}')
+            raise AnsibleActionFail(f"tree: {entry.path}: `mode` must be quoted octal text such as \"0640\", not {mode!r}")
         entry.mode = int(mode, 8)
     if entry.validate is not None and "%s" not in entry.validate:
         raise AnsibleActionFail(f"tree: {entry.path}: `validate` must have a %s where the new file's path goes")

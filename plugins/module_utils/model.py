@@ -93,7 +93,7 @@ class Host:
     """One host of the inventory.
 
     ``variables`` are those with our prefixes, evaluated; ``broken`` those whose template cannot be evaluated, with the
-    reason. ``facts`` are those of hostfacts, or None when nobody asked the host. ``group_pools`` lists each group of
+    reason; ``pending`` those that need facts of a host that nobody asked. ``facts`` are those of hostfacts, or None when nobody asked the host. ``group_pools`` lists each group of
     the host that sets ``metalhub_pool``, unless another group of the host lies below it.
     """
 
@@ -101,6 +101,7 @@ class Host:
     groups: frozenset[str] = frozenset()
     variables: Mapping[str, object] = field(default_factory=dict)
     broken: Mapping[str, str] = field(default_factory=dict)
+    pending: frozenset[str] = frozenset()
     facts: Mapping[str, object] | None = None
     group_pools: tuple[tuple[str, str], ...] = ()
 
@@ -209,15 +210,16 @@ def _check_variables(site: Site) -> Iterator[Problem]:
                     yield Problem(fault.path, fault.value, host.name, fault.message, fault.legal)
             elif name.startswith(prefixes) and not any(fnmatch.fnmatchcase(name, p) for p in site.ignore):
                 hint = nearest(name, site.specs)
+                # Its value is not shown: it may be a secret under a misspelt name.
                 yield Problem(
                     name,
-                    value,
+                    None,
                     host.name,
                     f"Metalhub has no such variable. {hint}".strip(),
                     "a variable of a role's README; list what belongs to others in preflight_ignore",
                 )
         for name, spec in site.specs.items():
-            if name.startswith("metalhub_") and spec.get("required") and name not in {**host.variables, **host.broken}:
+            if name.startswith("metalhub_") and spec.get("required") and name not in {*host.variables, *host.broken, *host.pending}:
                 yield Problem(name, None, host.name, "A value is needed.", str(spec.get("description", "")))
 
 
@@ -229,7 +231,8 @@ def _check_agreement(site: Site) -> Iterator[Problem]:
     names = {n for host in site.hosts for n in host.variables if n.startswith("metalhub_") and n not in HOST_VARIABLES}
     for name in sorted(names):
         for host in site.hosts[1:]:
-            if host.variables.get(name) != first.variables.get(name) and name not in {**first.broken, **host.broken}:
+            unknown = {*first.broken, *first.pending, *host.broken, *host.pending}
+            if name not in unknown and host.variables.get(name) != first.variables.get(name):
                 yield Problem(
                     name,
                     host.variables.get(name),
@@ -290,7 +293,7 @@ def _check_pools(site: Site) -> Iterator[Problem]:
         if len(given) > 1:
             where = ", ".join(f"{group} says {pool}" for group, pool in host.group_pools)
             yield Problem("metalhub_pool", sorted(given), host.name, f"Two pools on one node: {where}.", "one pool a host")
-        if value is None and "metalhub_pool" not in host.broken:
+        if value is None and "metalhub_pool" not in {*host.broken, *host.pending}:
             yield Problem("metalhub_pool", None, host.name, "A compute host needs a pool.", listed(pools))
         elif isinstance(value, (list, tuple)) or (isinstance(value, str) and re.search(r"[,\s]", value.strip())):
             yield Problem("metalhub_pool", value, host.name, "Two pools on one node: a host serves one.", listed(pools))

@@ -150,7 +150,7 @@ BAD: list[tuple[str, Callable[[Draft], None], str, str | None, str]] = [
     ("missing variable", drop("metalhub_domain"), "metalhub_domain", None, "A value is needed"),
     ("template", broken, "docker_log_size", None, "cannot be evaluated: 'nothing' is undefined"),
     ("wrong type", set_in("docker_live_restore", "perhaps"), "docker_live_restore", None, "found text, wanted true or false"),
-    ("number for text", set_in("docker_log_size", 10), "docker_log_size", None, "found a number, wanted text"),
+    ("number for text", set_in("metalhub_admin", 10), "metalhub_admin", None, "found a number, wanted text"),
     ("wrong type of a table", set_in("metalhub_pools", ["cpu"]), "metalhub_pools", None, "found a list, wanted a mapping"),
     ("wrong type of an entry", set_in("metalhub_images lab", "lab"), "metalhub_images.lab", None, "found text, wanted a mapping"),
     ("wrong type of a field", set_in("metalhub_flavors std-2x8 cpus", "two"), "metalhub_flavors.std-2x8.cpus", None, "wanted a number"),
