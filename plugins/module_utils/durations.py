@@ -19,14 +19,14 @@ def parse_duration(text: object) -> int:
     match = _DURATION.fullmatch(text.strip()) if isinstance(text, str) and text.strip() else None
     if match is None:
         raise ValueError(f"{text!r} is not a duration: write {LEGAL}")
-    return sum(int(number or 0) * factor for number, factor in zip(match.groups(), _UNITS.values()))
+    return sum(int(number or 0) * factor for number, factor in zip(match.groups(), _UNITS.values(), strict=True))
 
 
 def format_duration(seconds: int, parts: int = 2) -> str:
     """A duration in seconds in words, by its ``parts`` largest units (``1 hour 30 minutes``), rounded down."""
     if seconds < 0:
         raise ValueError(f"a duration is not negative: {seconds}")
-    words = []
+    words: list[str] = []
     # Weeks are left out: people say "10 days", not "1 week 3 days".
     for unit, factor in list(_UNITS.items())[1:]:
         number, seconds = divmod(seconds, factor)

@@ -20,7 +20,7 @@ def parse_size(text: object) -> int:
         raise ValueError(f"{text!r} is not a size: write {LEGAL}")
     whole, fraction, byte, unit = match.groups()
     factor = _UNITS[(byte or unit).upper()]
-    value, rest = divmod(int(whole + (fraction or "")) * factor, 10 ** len(fraction or ""))
+    value, rest = divmod(int(whole + (fraction or "")) * factor, int("1" + "0" * len(fraction or "")))
     if rest and factor == 1:
         raise ValueError(f"{text!r} is not a size: there is no part of a byte")
     return value

@@ -27,9 +27,7 @@ def test_parse_size(text: str, size: int) -> None:
     assert sizes.parse_size(text) == size
 
 
-@pytest.mark.parametrize(
-    "bad", ["", "8", "G", "8X", "-8G", "8GG", "8Bi", "1.5B", "8 G B", "1e3M", "٨G", "8G\n8G", 8, None, True, ["8G"]]
-)
+@pytest.mark.parametrize("bad", ["", "8", "G", "8X", "-8G", "8GG", "8Bi", "1.5B", "8 G B", "1e3M", "٨G", "8G\n8G", 8, None, True, ["8G"]])
 def test_bad_size(bad: object) -> None:
     with pytest.raises(ValueError, match="is not a size"):
         sizes.parse_size(bad)
@@ -50,9 +48,7 @@ def test_parse_duration(text: str, seconds: int) -> None:
     assert durations.parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize(
-    "bad", ["", " ", "30", "m", "30m1h", "1h1h", "-1h", "1.5h", "1 h", "soon", "٣m", 30, None, False]
-)
+@pytest.mark.parametrize("bad", ["", " ", "30", "m", "30m1h", "1h1h", "-1h", "1.5h", "1 h", "soon", "٣m", 30, None, False])
 def test_bad_duration(bad: object) -> None:
     with pytest.raises(ValueError, match="is not a duration"):
         durations.parse_duration(bad)
@@ -79,7 +75,7 @@ def test_format_duration(seconds: int, words: str) -> None:
 def test_duration_words_read_back(seconds: int) -> None:
     text = re.sub(r"(\d+) (.)\w+", r"\1\2", durations.format_duration(seconds, parts=4))
     assert durations.parse_duration(text) <= seconds
-    text = "".join(f"{n}{u}" for n, u in zip((seconds // 3600, seconds // 60 % 60, seconds % 60), "hms"))
+    text = "".join(f"{n}{u}" for n, u in zip((seconds // 3600, seconds // 60 % 60, seconds % 60), "hms", strict=True))
     if seconds // 3600 < 10**9:
         assert durations.parse_duration(text) == seconds
 
@@ -136,9 +132,7 @@ def test_service_name(user: str, server: str, token: str) -> None:
     assert len(name) <= 63
 
 
-@pytest.mark.parametrize(
-    ("home", "token"), [("Alice", "abcdef"), ("", "abcdef"), ("a/b", "abcdef"), ("a", "xyz"), ("a", "abcdef\n")]
-)
+@pytest.mark.parametrize(("home", "token"), [("Alice", "abcdef"), ("", "abcdef"), ("a/b", "abcdef"), ("a", "xyz"), ("a", "abcdef\n")])
 def test_bad_service_name(home: str, token: str) -> None:
     with pytest.raises(ValueError):
         names.service_name(home, "", token)

@@ -1,0 +1,46 @@
+"""Each filter is documented, and the result that its example promises is what it returns."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from ansible.errors import AnsibleError
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import init_plugin_loader
+from ansible.template import Templar, trust_as_template
+
+FILTERS = Path(__file__).parents[3] / "plugins/filter"
+init_plugin_loader([str(Path(__file__).parents[3] / "collections")])
+
+
+@pytest.mark.parametrize("path", sorted(FILTERS.glob("*.yml")), ids=lambda p: p.stem)
+def test_example(path: Path) -> None:
+    document = yaml.safe_load(path.read_text())
+    assert document["DOCUMENTATION"]["name"] == path.stem
+    promised = re.search(r"# The result is (.*)", document["EXAMPLES"])
+    assert promised
+    (example,) = yaml.safe_load(document["EXAMPLES"]).values()
+    assert f"metalhub.platform.{path.stem}" in example
+    assert Templar(loader=DataLoader(), variables={}).template(trust_as_template(example)) == yaml.safe_load(promised[1])
+
+
+def test_every_filter_is_documented() -> None:
+    from ansible_collections.metalhub.platform.plugins.filter import site, text_forms
+
+    names = {*site.FilterModule().filters(), *text_forms.FilterModule().filters()}
+    assert names <= {path.stem for path in FILTERS.glob("*.yml")}
+
+
+@pytest.mark.parametrize(
+    ("expression", "words"),
+    [
+        ("'8' | metalhub.platform.parse_size", "is not a size"),
+        ("{'a': {'subnet': 'x'}} | metalhub.platform.site_egress", "metalhub_egress_classes.a"),
+    ],
+)
+def test_bad_input(expression: str, words: str) -> None:
+    with pytest.raises(AnsibleError, match=words):
+        Templar(loader=DataLoader(), variables={}).template(trust_as_template("{{ " + expression + " }}"))
