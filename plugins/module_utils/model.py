@@ -93,8 +93,9 @@ class Host:
     """One host of the inventory.
 
     ``variables`` are those with our prefixes, evaluated; ``broken`` those whose template cannot be evaluated, with the
-    reason; ``pending`` those that need facts of a host that nobody asked. ``facts`` are those of hostfacts, or None when nobody asked the host. ``group_pools`` lists each group of
-    the host that sets ``metalhub_pool``, unless another group of the host lies below it.
+    reason; ``pending`` those that need facts of a host that nobody asked. ``facts`` are those of hostfacts, or None when
+    nobody asked the host. ``group_pools`` lists each group of the host that sets ``metalhub_pool``, unless another group
+    of the host lies below it.
     """
 
     name: str

@@ -87,7 +87,9 @@ class Reader:
         # Of a host that nobody has asked, what is made of its facts is not wrong, only not known yet.
         pending = frozenset(key for key, reason in broken.items() if facts is None and "metalhub_host" in reason)
         broken = {key: reason for key, reason in broken.items() if key not in pending}
-        return Host(name, frozenset(self._groups(name)), values, broken, pending, facts, self._group_pools(name))
+        return Host(
+            name, frozenset(self._groups(name)), values, broken=broken, pending=pending, facts=facts, group_pools=self._group_pools(name)
+        )
 
     def _group_pools(self, name: str) -> tuple[tuple[str, str], ...]:
         """The groups of a host that set metalhub_pool, without those that a group below them overrides."""

@@ -9,11 +9,9 @@ import pytest
 import yaml
 from ansible.errors import AnsibleError
 from ansible.parsing.dataloader import DataLoader
-from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar, trust_as_template
 
 FILTERS = Path(__file__).parents[3] / "plugins/filter"
-init_plugin_loader([str(Path(__file__).parents[3] / "collections")])
 
 
 @pytest.mark.parametrize("path", sorted(FILTERS.glob("*.yml")), ids=lambda p: p.stem)

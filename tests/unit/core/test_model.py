@@ -89,9 +89,9 @@ class Draft:
                 name,
                 frozenset(groups),
                 {**self.site, **self.own[name]},
-                self.broken,
-                self.facts[name] if facts else None,
-                self.group_pools.get(name, ()),
+                broken=self.broken,
+                facts=self.facts[name] if facts else None,
+                group_pools=self.group_pools.get(name, ()),
             )
             for name, groups in self.groups.items()
         )

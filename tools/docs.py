@@ -1,0 +1,80 @@
+"""Write the variable tables of the roles' READMEs from their argument specs. With --check: fail where one is stale."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+START, END = "<!-- variables -->", "<!-- /variables -->"
+
+
+def cell(text: str) -> str:
+    """A description in Markdown: Ansible's C() and V() become code, and a bar would end the cell."""
+    return re.sub(r"[CVO]\(([^)]*)\)", r"`\1`", " ".join(text.split())).replace("|", "\\|")
+
+
+def rows(options: dict[str, Any], defaults: dict[str, Any], prefix: str = "") -> list[str]:
+    """One line for each option, and below a mapping or a list of mappings one for each key."""
+    lines = []
+    for name, spec in options.items():
+        kind = spec.get("type", "str")
+        kind = f"{kind} of {spec['elements']}" if kind == "list" and "elements" in spec else kind
+        default = defaults.get(name, spec.get("default"))
+        shown = "required" if spec.get("required") else "" if default is None else f"`{json.dumps(default, ensure_ascii=False)}`"
+        if len(shown) > 60:
+            shown = "see `defaults/main.yml`"
+        description = spec["description"]
+        words = cell(" ".join(description) if isinstance(description, list) else description)
+        if "choices" in spec:
+            words += f" One of {', '.join(f'`{choice}`' for choice in spec['choices'])}."
+        shown = shown.replace("|", "\\|")
+        lines.append(f"| `{prefix}{name}` | {kind} | {shown} | {words} |")
+        lines += rows(spec.get("options", {}), {}, f"{prefix}{name}{'[]' if kind.startswith('list') else ''}.")
+    return lines
+
+
+def table(role: Path) -> str:
+    """The table of a role, of all its entry points."""
+    entries = yaml.safe_load((role / "meta/argument_specs.yml").read_text())["argument_specs"]
+    defaults_file = role / "defaults/main.yml"
+    defaults = yaml.safe_load(defaults_file.read_text()) or {} if defaults_file.exists() else {}
+    site = yaml.safe_load((ROOT / "group_vars/all/metalhub.yml").read_text())
+    parts = []
+    for name, entry in entries.items():
+        title = [] if name == "main" else [f"### {entry['short_description']}", ""]
+        lines = rows(entry.get("options") or {}, {**site, **defaults})
+        head = ["| variable | type | default | what |", "|---|---|---|---|"]
+        parts.append("\n".join([*title, *head, *lines] if lines else [*title, "This role has no variables."]))
+    return "\n\n".join(parts)
+
+
+def main() -> int:
+    """Write, or with --check compare. The exit status is 1 when a table is stale or its place is missing."""
+    check = "--check" in sys.argv[1:]
+    stale = []
+    for specs in sorted(ROOT.glob("roles/*/meta/argument_specs.yml")):
+        role = specs.parents[1]
+        readme = role / "README.md"
+        text = readme.read_text() if readme.exists() else ""
+        if START not in text or END not in text:
+            print(f"{readme.relative_to(ROOT)}: has no {START} and {END}", file=sys.stderr)
+            return 1
+        before, rest = text.split(START, 1)
+        new = f"{before}{START}\n{table(role)}\n{END}{rest.split(END, 1)[1]}"
+        if new != text:
+            stale.append(str(readme.relative_to(ROOT)))
+            if not check:
+                readme.write_text(new)
+    if stale:
+        print(f"{'stale, run make docs' if check else 'written'}: {', '.join(stale)}", file=sys.stderr)
+    return 1 if stale and check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
