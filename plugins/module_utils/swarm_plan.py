@@ -43,8 +43,11 @@ class Host:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """``membership`` is keep, join or rejoin (leave the old swarm first; the first member of a new swarm makes it); ``update`` asks for a change of the node's
-    entry; ``stale`` are the ids of dead entries that bear the host's name."""
+    """What to do about a host.
+
+    ``membership`` is keep, join or rejoin (leave the old swarm first; the first member of a new swarm makes it), ``update`` asks
+    for a change of the node's entry, ``stale`` are the ids of dead entries that bear the host's name.
+    """
 
     membership: str
     update: bool

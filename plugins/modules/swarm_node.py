@@ -58,7 +58,6 @@ import time  # noqa: E402
 import typing as t  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-
 from ansible_collections.metalhub.platform.plugins.module_utils.engine_api import Engine, EngineError  # noqa: E402
 from ansible_collections.metalhub.platform.plugins.module_utils.swarm_plan import merge_labels  # noqa: E402
 
