@@ -295,6 +295,8 @@ def render(policy: Policy) -> str:
         "\t}",
         "\tchain output {",
         "\t\ttype filter hook output priority filter; policy accept;",
+        "\t\t# By address: after Docker's DNAT of a local connection this hook still shows the interface it had before.",
+        "\t\tip daddr @subnets goto local_to_session",
         '\t\toifname "mh-*" goto local_to_session',
         "\t}",
         "\tchain local_to_session {",

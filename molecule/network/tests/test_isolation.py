@@ -1,0 +1,315 @@
+"""Attacks on the isolation of sessions. Each is also run with the rules off, and must then get through.
+
+The attacker is stronger than a session: the host's root inside the session's network namespace, so raw sockets and
+addresses of its own choice are his.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import testinfra
+from testinfra.host import Host
+
+HERE = Path(__file__).parent
+METADATA = "169.254.169.254"
+PUBLIC = "203.0.113.10"  # the role's variables in this scenario count it as the public internet
+PRIVATE_NETWORK = "fd77:1::"
+
+
+def run(host: Host, command: str) -> str:
+    done = host.run(command)
+    assert done.rc == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return str(done.stdout).strip()
+
+
+@pytest.fixture(scope="module")
+def hosts() -> dict[str, Host]:
+    inventory = os.environ.get("MOLECULE_INVENTORY_FILE") or os.environ["METALHUB_INVENTORY"]
+    names = ("control", "compute1", "compute2", "outside")
+    return {n: testinfra.get_host(f"ansible://{n}?ansible_inventory={inventory}&force_ansible=false") for n in names}
+
+
+@pytest.fixture(scope="module")
+def address(hosts: dict[str, Host]) -> dict[str, str]:
+    return {n: run(h, "ip -4 -o addr show dev eth0 scope global | awk '{print $4; exit}'").split("/")[0] for n, h in hosts.items()}
+
+
+@pytest.fixture(scope="module")
+def world(hosts: dict[str, Host], address: dict[str, str]) -> Iterator[None]:
+    """Servers that must and must not be reached, all inside the test network; nothing routes further."""
+    for name, ports in {
+        "outside": "tcp:80 tcp:53 udp:53 udp:443 tcp:8000 tcp:8001 udp:5353 udp:5354",
+        "control": "tcp:5000 tcp:5001 tcp:8081 tcp:8700",
+        "compute2": "tcp:8700",
+    }.items():
+        for script in ("listen.py",):
+            text = (HERE / script).read_text(encoding="utf-8")
+            run(hosts[name], f"cat > /run/{script} <<'EOF'\n{text}\nEOF")
+        run(hosts[name], f"systemctl reset-failed test-listen 2>/dev/null; systemctl stop test-listen 2>/dev/null; "
+                         f"systemd-run -q --unit test-listen python3 /run/listen.py {ports}")  # fmt: skip
+    for name in ("control", "compute1", "compute2"):
+        for target in (METADATA, PUBLIC):
+            network = "169.254.0.0/16" if target == METADATA else "203.0.113.0/24"
+            run(hosts[name], f"ip route replace blackhole {network}; ip route replace {target}/32 via {address['outside']}")
+    run(hosts["outside"], f"ip addr replace {METADATA}/32 dev eth0; ip addr replace {PUBLIC}/32 dev eth0")
+    for index in (1, 2):
+        text = (HERE / "reach.py").read_text(encoding="utf-8")
+        run(hosts[f"compute{index}"], f"cat > /run/reach.py <<'EOF'\n{text}\nEOF")
+    for name in ("control", "outside"):
+        run(hosts[name], f"cat > /run/reach.py <<'EOF'\n{(HERE / 'reach.py').read_text(encoding='utf-8')}\nEOF")
+    yield
+    for host in hosts.values():
+        host.run(f"systemctl stop test-listen; ip addr del {METADATA}/32 dev eth0; ip addr del {PUBLIC}/32 dev eth0; "
+                 f"ip route del {METADATA}/32; ip route del {PUBLIC}/32; ip route del 169.254.0.0/16; ip route del 203.0.113.0/24")  # fmt: skip
+
+
+class Session:
+    """A Swarm service like one of the hub's."""
+
+    def __init__(self, hosts: dict[str, Host], name: str, node: str, egress: str) -> None:
+        self.name, self.node, self.host, self.manager = name, node, hosts[node], hosts["control"]
+        run(
+            self.manager,
+            f"docker service rm {name} 2>/dev/null; docker service create -q --no-resolve-image -d --name {name} --network mh-{egress} "
+            f"--constraint node.hostname=={node} --constraint node.labels.metalhub.network==ready --endpoint-mode dnsrr "
+            "--publish mode=host,target=8888 --restart-condition none --cap-drop ALL --stop-grace-period 1s "
+            "--label metalhub.test=1 bb:1 httpd -f -p 8888 -h /bin",
+        )
+        self.port = self.wait()
+        self.container = run(self.host, f"docker ps -q --filter label=com.docker.swarm.service.name={name}")
+        self.pid, self.ip = run(
+            self.host,
+            f"docker inspect {self.container} --format '{{{{.State.Pid}}}} {{{{range .NetworkSettings.Networks}}}}{{{{.IPAddress}}}}{{{{end}}}}'",
+        ).split()
+
+    def wait(self) -> int:
+        for _ in range(100):
+            text = run(
+                self.manager,
+                f"docker inspect $(docker service ps -q {self.name}) --format '{{{{.Status.State}}}} {{{{.Status.Err}}}}"
+                "{{range .Status.PortStatus.Ports}}{{.PublishedPort}}{{end}}'",
+            )
+            state, rest = (text.split(" ", 1) + [""])[:2]
+            assert state not in ("rejected", "failed"), f"{self.name}: {text}"
+            if state == "running" and rest.strip().isdigit():
+                return int(rest)
+            time.sleep(0.3)
+        raise AssertionError(f"{self.name} did not start: {text}")
+
+    def reach(self, *targets: str) -> set[str]:
+        """The targets that answer the attacker in this session's network namespace."""
+        return set(run(self.host, f"nsenter -t {self.pid} -n python3 /run/reach.py {' '.join(targets)}").splitlines())
+
+    def inside(self, command: str) -> str:
+        return run(self.host, f"nsenter -t {self.pid} -n sh -c '{command}'")
+
+
+@pytest.fixture(scope="module")
+def sessions(hosts: dict[str, Host], world: None) -> Iterator[dict[str, Session]]:
+    made = {
+        "me": Session(hosts, "t-me", "compute1", "internal"),
+        "same": Session(hosts, "t-same", "compute1", "internal"),
+        "other": Session(hosts, "t-other", "compute1", "open"),
+        "far": Session(hosts, "t-far", "compute2", "internal"),
+    }
+    yield made
+    run(hosts["control"], "docker service rm $(docker service ls -q --filter label=metalhub.test=1)")
+
+
+def rules_off(host: Host) -> None:
+    """Ours away, and Docker's own rule between sessions of one bridge overruled: nothing protects now."""
+    host.run("nft delete table inet metalhub; nft delete table bridge metalhub")
+    for bridge in ("mh-internal", "mh-open"):
+        run(host, f"iptables -I DOCKER-USER -i {bridge} -j ACCEPT; iptables -I DOCKER-USER -o {bridge} -j ACCEPT")
+
+
+def rules_on(host: Host) -> None:
+    for bridge in ("mh-internal", "mh-open"):
+        host.run(f"iptables -D DOCKER-USER -i {bridge} -j ACCEPT; iptables -D DOCKER-USER -o {bridge} -j ACCEPT")
+    run(host, "nft -f /etc/metalhub/nftables.nft")
+
+
+@pytest.fixture
+def off(hosts: dict[str, Host]) -> Iterator[None]:
+    for name in ("control", "compute1", "compute2"):
+        if name.startswith("compute"):
+            rules_off(hosts[name])
+        else:
+            run(hosts[name], "nft delete table inet metalhub")
+    yield
+    for name in ("control", "compute1", "compute2"):
+        rules_on(hosts[name])
+
+
+def forbidden(sessions: dict[str, Session], address: dict[str, str]) -> dict[str, str]:
+    """What a session of class `internal` on compute1 must not reach, by name."""
+    me, same, other, far = (sessions[n] for n in ("me", "same", "other", "far"))
+    gateway = me.inside("ip -4 route show default").split()[2]
+    return {
+        "session on the same node": f"tcp:{same.ip}:8888",
+        "session of another class on the same node": f"tcp:{other.ip}:8888",
+        "published port of a session on the same node": f"tcp:{address['compute1']}:{same.port}",
+        "published port of a session on the same node, by the gateway": f"tcp:{gateway}:{same.port}",
+        "published port of a session on another node": f"tcp:{address['compute2']}:{far.port}",
+        "SSH of the node": f"tcp:{address['compute1']}:22",
+        "SSH of the node, by the gateway": f"tcp:{gateway}:22",
+        "SSH of another node": f"tcp:{address['compute2']}:22",
+        "SSH of the control host": f"tcp:{address['control']}:22",
+        "Docker API of the node": f"tcp:{address['compute1']}:2376",
+        "Docker API of the node, by the gateway": f"tcp:{gateway}:2376",
+        "Docker API of another node": f"tcp:{address['compute2']}:2376",
+        "Docker API of the control host": f"tcp:{address['control']}:2376",
+        "Swarm's manager port": f"tcp:{address['control']}:2377",
+        "Swarm's gossip": f"tcp:{address['compute2']}:7946",
+        "registry": f"tcp:{address['control']}:5000",
+        "registry, the write side": f"tcp:{address['control']}:5001",
+        "homes service": f"tcp:{address['compute2']}:8700",
+        "metadata address": f"tcp:{METADATA}:80",
+        "public internet": f"tcp:{PUBLIC}:80",
+        "DNS by UDP": f"udp:{address['outside']}:53",
+        "QUIC": f"udp:{PUBLIC}:443",
+        "an address that is not listed": f"tcp:{address['outside']}:80",
+        "another port of a listed address": f"tcp:{address['outside']}:8001",
+        "another UDP port of a listed address": f"udp:{address['outside']}:5354",
+    }
+
+
+ALLOWED = ("tcp:{control}:8081", "tcp:{outside}:8000", "udp:{outside}:5353")
+
+
+def test_a_session_reaches_only_what_its_class_lists(sessions: dict[str, Session], address: dict[str, str]) -> None:
+    targets = forbidden(sessions, address)
+    allowed = {target.format(**address) for target in ALLOWED}
+    assert sessions["me"].reach(*targets.values(), *allowed) == allowed
+
+
+def test_the_same_attacks_get_through_without_the_rules(sessions: dict[str, Session], address: dict[str, str], off: None) -> None:
+    targets = forbidden(sessions, address)
+    reached = sessions["me"].reach(*targets.values())
+    assert {name for name, target in targets.items() if target not in reached} == set()
+
+
+def test_our_rules_alone_keep_sessions_of_one_bridge_apart(hosts: dict[str, Host], sessions: dict[str, Session]) -> None:
+    run(hosts["compute1"], "iptables -I DOCKER-USER -i mh-internal -o mh-internal -j ACCEPT")
+    try:
+        assert sessions["me"].reach(f"tcp:{sessions['same'].ip}:8888") == set()
+    finally:
+        run(hosts["compute1"], "iptables -D DOCKER-USER -i mh-internal -o mh-internal -j ACCEPT")
+
+
+def test_a_class_with_public_internet(sessions: dict[str, Session], address: dict[str, str]) -> None:
+    other, me = sessions["other"], sessions["me"]
+    allowed = {f"tcp:{PUBLIC}:80", f"udp:{address['outside']}:53", f"tcp:{address['outside']}:53", f"tcp:{address['control']}:8081"}
+    closed = {
+        f"udp:{PUBLIC}:443", f"tcp:{address['outside']}:80", f"tcp:{METADATA}:80", f"tcp:{address['compute1']}:22",
+        f"tcp:{address['control']}:5000", f"tcp:{me.ip}:8888", f"tcp:{address['compute1']}:{me.port}",
+    }  # fmt: skip
+    assert other.reach(*allowed, *closed) == allowed
+
+
+def test_icmp_is_closed(sessions: dict[str, Session], address: dict[str, str], hosts: dict[str, Host]) -> None:
+    me = sessions["me"]
+    ping = f"nsenter -t {me.pid} -n ping -c1 -W1 "
+    for target in (address["outside"], address["compute1"], address["control"], sessions["same"].ip):
+        assert hosts["compute1"].run(ping + target).rc != 0, target
+    rules_off(hosts["compute1"])
+    try:
+        for target in (address["outside"], address["compute1"], address["control"], sessions["same"].ip):
+            assert hosts["compute1"].run(ping + target).rc == 0, target
+    finally:
+        rules_on(hosts["compute1"])
+
+
+def test_ipv6_is_closed(sessions: dict[str, Session], hosts: dict[str, Host], address: dict[str, str]) -> None:
+    """Docker gives sessions no IPv6; the attacker turns it on, and the site has it on its network."""
+    me, same = sessions["me"], sessions["same"]
+    node, outside = hosts["compute1"], hosts["outside"]
+    for session, suffix in ((me, 2), (same, 3)):
+        session.inside(
+            f"sysctl -qw net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.eth0.disable_ipv6=0; "
+            f"ip addr replace {PRIVATE_NETWORK}{suffix}/64 dev eth0 nodad; ip -6 route replace default via {PRIVATE_NETWORK}1"
+        )
+    run(node, "sysctl -qw net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.mh-internal.disable_ipv6=0 net.ipv6.conf.eth0.disable_ipv6=0 "
+              f"net.ipv6.conf.all.forwarding=1; ip addr replace {PRIVATE_NETWORK}1/64 dev mh-internal nodad; ip addr replace fd77:2::1/64 dev eth0 nodad")  # fmt: skip
+    run(outside, f"sysctl -qw net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.eth0.disable_ipv6=0; ip addr replace fd77:2::2/64 dev eth0 nodad; "
+                 f"ip -6 route replace {PRIVATE_NETWORK}/64 via fd77:2::1")  # fmt: skip
+    link_local = run(node, "ip -6 -o addr show dev mh-internal scope link | awk '{print $4; exit}'").split("/")[0]
+    run(same.host, f"systemctl stop test-v6 2>/dev/null; nsenter -t {same.pid} -n systemd-run -q --unit test-v6 "
+                   f"nsenter -t {same.pid} -n python3 -m http.server --bind :: 9999")  # fmt: skip
+    time.sleep(1)
+    try:
+        targets = {
+            "the node by its link-local address": f"tcp:[{link_local}%eth0]:22",
+            "the node by its bridge address": f"tcp:[{PRIVATE_NETWORK}1]:22",
+            "the node by its own address": "tcp:[fd77:2::1]:22",
+            "another host": "tcp:[fd77:2::2]:8000",
+            "another session": f"tcp:[{PRIVATE_NETWORK}3]:9999",
+        }
+        assert me.reach(*targets.values()) == set()
+        rules_off(node)
+        node.run("ip6tables -P FORWARD ACCEPT")
+        reached = me.reach(*targets.values())
+        assert {name for name, target in targets.items() if target not in reached} == set()
+    finally:
+        rules_on(node)
+        run(node, f"systemctl stop test-v6; ip addr del {PRIVATE_NETWORK}1/64 dev mh-internal; ip addr del fd77:2::1/64 dev eth0")
+        run(outside, "ip addr del fd77:2::2/64 dev eth0")
+
+
+def reach_from(host: Host, *targets: str, user: str = "") -> set[str]:
+    prefix = f"setpriv --reuid={user} --clear-groups " if user else ""
+    return set(run(host, f"{prefix}python3 /run/reach.py {' '.join(targets)}").splitlines())
+
+
+def test_only_the_control_host_opens_session_ports(sessions: dict[str, Session], hosts: dict[str, Host], address: dict[str, str]) -> None:
+    me = sessions["me"]
+    published, direct = f"tcp:{address['compute1']}:{me.port}", f"tcp:{me.ip}:8888"
+    for name in ("outside", "compute2"):
+        run(hosts[name], f"ip route replace {me.ip}/32 via {address['compute1']}")
+    # Docker's own rules let the container port in from anywhere once it is published, so the route above is a way in.
+    try:
+        assert reach_from(hosts["control"], published) == {published}
+        for name in ("outside", "compute2", "compute1"):
+            assert reach_from(hosts[name], published, direct) == set(), name
+        assert reach_from(hosts["compute1"], published, direct, user="65534") == set()
+        for name in ("compute1", "compute2"):
+            rules_off(hosts[name])
+        for name in ("outside", "compute2", "compute1"):
+            assert reach_from(hosts[name], published, direct) == {published, direct}, name
+    finally:
+        for name in ("compute1", "compute2"):
+            rules_on(hosts[name])
+        for name in ("outside", "compute2"):
+            run(hosts[name], f"ip route del {me.ip}/32")
+
+
+def test_engines_and_services_are_for_the_platform_only(hosts: dict[str, Host], address: dict[str, str], world: None) -> None:
+    engine = {f"tcp:{address[n]}:2376" for n in ("control", "compute1", "compute2")}
+    swarm = {f"tcp:{address['control']}:2377", f"tcp:{address['compute1']}:7946", f"tcp:{address['control']}:8081", f"tcp:{address['control']}:5000"}
+    ssh = {f"tcp:{address[n]}:22" for n in ("control", "compute1", "compute2")}
+    assert reach_from(hosts["outside"], *engine, *swarm, *ssh) == ssh, "SSH stays open, all of ours is closed"
+    assert reach_from(hosts["control"], *engine, *swarm) == engine | swarm
+    other_engines = engine - {f"tcp:{address['compute2']}:2376"}
+    assert reach_from(hosts["compute2"], *other_engines, *swarm) == swarm
+    for name in ("control", "compute1", "compute2"):
+        run(hosts[name], "nft delete table inet metalhub")
+    try:
+        assert reach_from(hosts["outside"], *engine, *swarm) == engine | swarm
+    finally:
+        for name in ("control", "compute1", "compute2"):
+            rules_on(hosts[name])
+
+
+def test_docker_dns_is_no_way_out(sessions: dict[str, Session], hosts: dict[str, Host], address: dict[str, str]) -> None:
+    """The engine's resolver listens in every session; what it forwards leaves from the session's own namespace, where the rules hold."""
+    mark = f"leak{int(time.time())}"
+    me = sessions["me"]
+    run(hosts["compute1"], "cp /etc/resolv.conf /run/resolv.before")
+    hosts["compute1"].run(f"nsenter -t {me.pid} -n -m true; timeout 5 docker exec {me.container} nslookup {mark}.example 127.0.0.11")
+    seen = run(hosts["outside"], "journalctl -u test-listen --no-pager -o cat | tail -200")
+    assert mark not in seen
