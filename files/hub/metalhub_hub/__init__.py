@@ -1,0 +1,3 @@
+"""Metalhub's hub: JupyterHub on Docker Swarm."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,139 @@
+"""How people log in: native accounts, or an OpenID Connect provider."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import bcrypt
+from jupyterhub.handlers.login import LoginHandler
+from nativeauthenticator import NativeAuthenticator
+from nativeauthenticator.handlers import DiscardHandler, ToggleAuthorizationHandler
+from nativeauthenticator.handlers import LoginHandler as NativeLoginHandler
+from nativeauthenticator.orm import UserInfo
+from tornado import web
+
+from . import platform
+from .config import Document
+
+# bcrypt reads no more, and its release 5 raises an error instead of cutting.
+LONGEST_PASSWORD = 72
+
+
+def secret(path: str) -> str:
+    """A secret's text. Raises OSError."""
+    return Path(path).read_text(encoding="utf-8").strip()
+
+
+class _SameOrigin:
+    """Upstream approves and discards accounts by GET: a link on any page would do it for an administrator."""
+
+    async def get(self, *arguments: Any) -> None:
+        if self.request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin":  # type: ignore[attr-defined]
+            raise web.HTTPError(403, "Open the list of accounts and use its buttons.")
+        await super().get(*arguments)  # type: ignore[misc]
+
+
+class _Login(LoginHandler):  # type: ignore[misc]
+    """The hub's own login. NativeAuthenticator 1.3 brings one that JupyterHub 6 breaks (it has no statsd any more)."""
+
+    def _render(self, login_error: str | None = None, username: str | None = None, **kwargs: Any) -> Any:
+        if login_error and username and self.authenticator.awaits_approval(username, self._password()):
+            login_error = "Your account is waiting for an administrator's approval."
+        return super()._render(login_error=login_error, username=username, **kwargs)
+
+    def _password(self) -> str:
+        return str(self.get_body_argument("password", default="", strip=False))
+
+
+class _Toggle(_SameOrigin, ToggleAuthorizationHandler):  # type: ignore[misc]
+    pass
+
+
+class _Discard(_SameOrigin, DiscardHandler):  # type: ignore[misc]
+    pass
+
+
+class MetalhubNativeAuthenticator(NativeAuthenticator):  # type: ignore[misc]
+    """Native accounts whose first administrator is there before anybody can sign up under that name."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        auth = platform.current().document.auth
+        for name in auth.admins[:1]:
+            self.make_admin(self.normalize_username(name), auth.admin_password_file)
+
+    def make_admin(self, name: str, password_file: str) -> None:
+        """Make the account once. Later the password is the person's own business."""
+        if self.user_exists(name):
+            return
+        hashed = bcrypt.hashpw(secret(password_file).encode()[:LONGEST_PASSWORD], bcrypt.gensalt())
+        self.db.add(UserInfo(username=name, password=hashed, is_authorized=True))
+        self.db.commit()
+        self.log.info("Made the administrator's account %s", name)
+
+    async def authenticate(self, handler: Any, data: dict[str, str]) -> Any:
+        if len(data.get("password", "").encode()) > LONGEST_PASSWORD:
+            return None
+        return await super().authenticate(handler, data)
+
+    def awaits_approval(self, username: str, password: str) -> bool:
+        """Told only to somebody who knows the account's password."""
+        user = self.get_user(username)
+        if user is None or user.is_authorized or len(password.encode()) > LONGEST_PASSWORD:
+            return False
+        return not self.is_blocked(self.normalize_username(username)) and bool(user.is_valid_password(password))
+
+    def is_password_strong(self, password: str) -> bool:
+        return len(password.encode()) <= LONGEST_PASSWORD and bool(super().is_password_strong(password))
+
+    def create_user(self, username: str, password: str, **kwargs: Any) -> Any:
+        # Upstream approves whoever signs up under an administrator's name.
+        if self.normalize_username(username) in {self.normalize_username(name) for name in self.admin_users}:
+            return None
+        return super().create_user(username, password, **kwargs)
+
+    def get_handlers(self, app: Any) -> list[Any]:
+        ours = {
+            ToggleAuthorizationHandler: _Toggle,
+            DiscardHandler: _Discard,
+            NativeLoginHandler: _Login,
+        }
+        return [(path, ours.get(handler, handler)) for path, handler in super().get_handlers(app)]
+
+
+def configure(c: Any, document: Document) -> None:
+    """Set the hub's authenticator up."""
+    auth = document.auth
+    c.Authenticator.admin_users = set(auth.admins)
+    if auth.oidc is None:
+        c.JupyterHub.authenticator_class = MetalhubNativeAuthenticator
+        # Who has an account must still be approved: NativeAuthenticator.authenticate asks for it.
+        c.Authenticator.allow_all = True
+        native = c.MetalhubNativeAuthenticator
+        native.enable_signup = auth.signup
+        native.open_signup = False
+        native.minimum_password_length = 10
+        native.check_common_password = True
+        native.allowed_failed_logins = 10
+        native.seconds_before_next_try = 60
+        c.JupyterHub.load_groups = {name: {"users": sorted(users)} for name, users in document.groups.items()}
+        return
+    oidc = auth.oidc
+    c.JupyterHub.authenticator_class = "generic-oauth"
+    generic = c.GenericOAuthenticator
+    generic.login_service = oidc.title
+    generic.client_id = oidc.client_id
+    generic.client_secret = secret(oidc.client_secret_file)
+    generic.authorize_url = oidc.authorize_url
+    generic.token_url = oidc.token_url
+    generic.userdata_url = oidc.userdata_url
+    generic.oauth_callback_url = f"{document.public_url}/hub/oauth_callback"
+    generic.scope = list(oidc.scope)
+    generic.username_claim = oidc.username_claim
+    generic.allow_all = not oidc.allowed_groups
+    if oidc.groups_claim:
+        generic.manage_groups = True
+        generic.auth_state_groups_key = f"oauth_user.{oidc.groups_claim}"
+        generic.allowed_groups = set(oidc.allowed_groups)
+        generic.admin_groups = set(oidc.admin_groups)

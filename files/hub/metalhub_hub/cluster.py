@@ -1,0 +1,207 @@
+"""What the cluster looks like: is a session alive, where is it, and is there room for another.
+
+All but Cluster is pure: it reads the engine's own JSON of nodes and tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from .config import Flavor
+from .engine import Engine, EngineRefused, EngineUnknown
+
+# Docker's task states in their order; the last six are the end of a task.
+BEFORE_RUNNING = ("new", "pending", "assigned", "accepted", "preparing", "ready", "starting")
+ENDED = ("complete", "shutdown", "failed", "rejected", "remove", "orphaned")
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is known of a session: ``alive`` or not, and if not the ``cause`` in one word and the engine's detail."""
+
+    alive: bool
+    cause: str = ""
+    detail: str = ""
+    exit_code: int = 0
+
+
+ALIVE = Verdict(True)
+
+
+def newest(tasks: Sequence[Json]) -> Json | None:
+    """The newest task of a service: Swarm keeps the older ones, and lists them in no order."""
+    return max(tasks, key=lambda task: (task.get("CreatedAt", ""), task.get("ID", "")), default=None)
+
+
+def task_state(task: Json) -> str:
+    return str(task.get("Status", {}).get("State", "new")).lower()
+
+
+def task_error(task: Json) -> str:
+    status = task.get("Status", {})
+    return str(status.get("Err") or status.get("Message") or "")
+
+
+def judge(tasks: Sequence[Json], nodes: Mapping[str, Json], task_id: str = "") -> Verdict:
+    """Whether a session with these tasks (of one service that exists) is alive.
+
+    Both states of the newest task count: what it is, and what Swarm wants of it. ``task_id`` is the task the session
+    began with; another one is a new start without the user's memory.
+    """
+    task = newest(tasks)
+    if task is None:
+        return ALIVE  # created a moment ago: Swarm has not made its task yet
+    state, wanted = task_state(task), str(task.get("DesiredState", "running")).lower()
+    code = int(task.get("Status", {}).get("ContainerStatus", {}).get("ExitCode", 0) or 0)
+    node = nodes.get(str(task.get("NodeID", "")))
+    down = node is not None and str(node.get("Status", {}).get("State", "")).lower() == "down"
+    drained = node is not None and str(node.get("Spec", {}).get("Availability", "")).lower() == "drain"
+    if state in ENDED:
+        cause = {"complete": "exited", "rejected": "rejected", "orphaned": "lost"}.get(state, "failed")
+        if cause == "failed" and state != "failed" and (down or drained):
+            cause = "lost" if down else "drain"
+        return Verdict(False, cause, task_error(task), code)
+    if down:
+        return Verdict(False, "lost", f"node {hostname(node)} is down")
+    if task_id and task.get("ID") != task_id:
+        return Verdict(False, "lost", "Swarm replaced the task")
+    if wanted in ENDED:
+        cause = "removed" if wanted == "remove" else "drain" if drained else "lost"
+        return Verdict(False, cause, "Swarm wants the task to end")
+    return ALIVE
+
+
+def hostname(node: Json | None) -> str:
+    return str((node or {}).get("Description", {}).get("Hostname", "")) or "a node"
+
+
+def node_address(node: Json) -> str:
+    """The address the hub reaches a node at: its label, what Swarm sees, or a manager's own (Swarm sees 0.0.0.0)."""
+    label = node.get("Spec", {}).get("Labels", {}).get("metalhub.address")
+    if label:
+        return str(label)
+    seen = str(node.get("Status", {}).get("Addr", ""))
+    if seen not in ("", "0.0.0.0", "127.0.0.1", "::"):
+        return seen
+    return urlsplit("//" + str(node.get("ManagerStatus", {}).get("Addr", ""))).hostname or "127.0.0.1"
+
+
+def published_port(task: Json, target: int) -> int | None:
+    """The node's port behind which ``target`` of the session is, once its container runs."""
+    for port in task.get("Status", {}).get("PortStatus", {}).get("Ports") or []:
+        if port.get("TargetPort") == target and port.get("PublishedPort"):
+            return int(port["PublishedPort"])
+    return None
+
+
+def _generic(resources: Json) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for item in resources.get("GenericResources") or []:
+        if spec := item.get("DiscreteResourceSpec"):
+            found[spec["Kind"]] = found.get(spec["Kind"], 0) + int(spec.get("Value", 0))
+        elif spec := item.get("NamedResourceSpec"):
+            found[spec["Kind"]] = found.get(spec["Kind"], 0) + 1
+    return found
+
+
+@dataclass(frozen=True)
+class Room:
+    """How many more sessions of a flavor fit into a pool, and how many nodes serve it now (``nodes``) or ever
+    could hold one when empty (``able``)."""
+
+    places: int
+    nodes: int
+    able: int
+
+
+def room(nodes: Sequence[Json], tasks: Sequence[Json], pool: str, flavor: Flavor) -> Room:
+    """Count the places for ``flavor`` in ``pool``, as Swarm's scheduler would: by reservations."""
+    want: dict[str, float] = {"cpu": flavor.cpus * 1e9, "memory": flavor.memory}
+    if flavor.gpu:
+        want[flavor.gpu.resource] = flavor.gpu.count
+    used: dict[str, dict[str, float]] = {}
+    for task in tasks:
+        if task_state(task) in ENDED or str(task.get("DesiredState", "running")).lower() in ENDED:
+            continue
+        reserved = (task.get("Spec", {}).get("Resources") or {}).get("Reservations") or {}
+        sums = used.setdefault(str(task.get("NodeID", "")), {})
+        amounts = {"cpu": reserved.get("NanoCPUs", 0), "memory": reserved.get("MemoryBytes", 0), **_generic(reserved)}
+        for kind, amount in amounts.items():
+            sums[kind] = sums.get(kind, 0) + amount
+    places = serving = able = 0
+    for node in nodes:
+        spec = node.get("Spec", {})
+        labels = spec.get("Labels") or {}
+        if (
+            labels.get("metalhub.pool") != pool
+            or labels.get("metalhub.network") != "ready"
+            or spec.get("Availability") != "active"
+            or node.get("Status", {}).get("State") != "ready"
+        ):
+            continue
+        serving += 1
+        has = node.get("Description", {}).get("Resources", {})
+        have = {"cpu": has.get("NanoCPUs", 0), "memory": has.get("MemoryBytes", 0), **_generic(has)}
+        taken = used.get(str(node.get("ID", "")), {})
+        able += all(have.get(kind, 0) >= amount for kind, amount in want.items())
+        places += max(0, min(int((have.get(kind, 0) - taken.get(kind, 0)) // amount) for kind, amount in want.items()))
+    return Room(places, serving, able)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Nodes and tasks of one moment."""
+
+    nodes: Mapping[str, Json]
+    tasks: Sequence[Json]
+
+    def of(self, session: str) -> list[Json]:
+        """Tasks of a session, by its service's name."""
+        return [task for task in self.tasks if (labels(task).get("metalhub.session")) == session]
+
+    def room(self, pool: str, flavor: Flavor) -> Room:
+        return room(list(self.nodes.values()), self.tasks, pool, flavor)
+
+
+def labels(task: Json) -> Json:
+    """Labels of a task's container: Docker does not list its service's."""
+    return (task.get("Spec", {}).get("ContainerSpec") or {}).get("Labels") or {}
+
+
+class Cluster:
+    """One cached list of nodes and tasks for all who ask, so that a poll of a hundred sessions is two requests."""
+
+    def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
+        self.engine, self.clock = engine, clock
+        self._snapshot: Snapshot | None = None
+        self._trouble = ""
+        self._taken = float("-inf")
+        self._running: asyncio.Task[None] | None = None
+
+    async def _take(self) -> None:
+        try:
+            nodes, tasks = await asyncio.gather(self.engine.nodes(), self.engine.tasks())
+            self._snapshot = Snapshot({str(node["ID"]): node for node in nodes}, tasks)
+            self._trouble = ""
+        except (EngineUnknown, EngineRefused) as error:
+            # Also a refusal: a node that was demoted answers 4xx to everything, which says nothing about sessions.
+            self._trouble = str(error) or type(error).__name__
+        finally:
+            self._taken = self.clock()
+
+    async def snapshot(self, max_age: float = 1.0) -> Snapshot:
+        """Nodes and tasks at most ``max_age`` seconds old. Raises EngineUnknown; that too is remembered so long."""
+        if self.clock() - self._taken > max_age:
+            if self._running is None or self._running.done():
+                self._running = asyncio.ensure_future(self._take())
+            await asyncio.shield(self._running)
+        if self._trouble or self._snapshot is None:
+            raise EngineUnknown(self._trouble or "nothing is known yet")
+        return self._snapshot

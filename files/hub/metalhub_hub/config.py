@@ -1,0 +1,563 @@
+"""The hub's one document (hub.yml): its schema, read into frozen dataclasses, with one clear message a problem.
+
+Text forms (``8G``, ``30m``) are read here and nowhere later: inside, sizes are bytes and durations are seconds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import yaml
+
+from .core import durations, names, sizes
+
+SANDBOXES = ("gvisor", "kata", "nvidia", "runc")
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?", re.ASCII)
+
+
+class DocumentError(Exception):
+    """The document is refused. ``problems`` holds one sentence for each thing that is wrong."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """GPUs of a flavor: ``resource`` is the Swarm generic resource, ``profile`` a MIG profile or empty."""
+
+    resource: str
+    count: int
+    profile: str = ""
+
+
+@dataclass(frozen=True)
+class Flavor:
+    """What a session reserves and may use: cpus, bytes of memory, GPUs."""
+
+    name: str
+    cpus: float
+    memory: int
+    gpu: Gpu | None = None
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One card of the start page. ``idle_stop`` and ``max_session`` are seconds, 0 is without limit."""
+
+    name: str
+    title: str
+    description: str
+    image: str
+    flavor: Flavor
+    pool: str
+    egress: str
+    idle_stop: int
+    max_session: int
+    groups: frozenset[str]
+    default: bool
+
+
+@dataclass(frozen=True)
+class Quota:
+    """Sessions at once and bytes of the home."""
+
+    sessions: int | None = None
+    workspace: int | None = None
+
+
+@dataclass(frozen=True)
+class Quotas:
+    """Grants for everybody, groups and users: the most generous wins."""
+
+    default: Quota = Quota()
+    groups: Mapping[str, Quota] = field(default_factory=dict)
+    users: Mapping[str, Quota] = field(default_factory=dict)
+
+    def of(self, user: str, groups: set[str], field_: str) -> int | None:
+        """The grant of ``user`` for ``sessions`` or ``workspace``; None where nothing limits it."""
+        grants = [self.default, *(q for g, q in self.groups.items() if g in groups), self.users.get(user, Quota())]
+        values = [value for quota in grants if (value := getattr(quota, field_)) is not None]
+        return max(values) if values else None
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where the Swarm managers' API is: ``https://`` with mutual TLS, or ``unix://``."""
+
+    managers: tuple[str, ...]
+    ca: str
+    cert: str
+    key: str
+    timeout: float
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The account with which nodes pull images; without a user nothing is sent along."""
+
+    server: str
+    user: str
+    password_file: str
+
+
+@dataclass(frozen=True)
+class Storage:
+    """The homes service; without a url homes must be there already (a plain directory in a test)."""
+
+    url: str
+    timeout: float
+
+
+@dataclass(frozen=True)
+class Session:
+    """What every session has, whatever its profile. Sizes in bytes, times in seconds."""
+
+    home: str
+    shared: str
+    scratch: str
+    homes_root: str
+    shared_root: str
+    resolv_conf: str
+    home_size: int
+    shm: int
+    pids: int
+    files: int
+    start_timeout: int
+    environment: Mapping[str, str]
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Oidc:
+    """An OpenID Connect provider."""
+
+    title: str
+    client_id: str
+    client_secret_file: str
+    authorize_url: str
+    token_url: str
+    userdata_url: str
+    scope: tuple[str, ...]
+    username_claim: str
+    groups_claim: str
+    allowed_groups: frozenset[str]
+    admin_groups: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Auth:
+    """How people log in."""
+
+    kind: str
+    admins: tuple[str, ...]
+    admin_password_file: str
+    signup: bool
+    oidc: Oidc | None
+
+
+@dataclass(frozen=True)
+class Traefik:
+    """How the hub talks to Traefik: its API, the file of routes, the entry point users come in by."""
+
+    api_url: str
+    api_user: str
+    api_password_file: str
+    routes_file: str
+    entrypoint: str
+
+
+@dataclass(frozen=True)
+class Document:
+    """All of hub.yml."""
+
+    public_url: str
+    listen: str
+    connect_url: str
+    state: str
+    images_file: str
+    cookie_secret_file: str
+    database_url_file: str
+    named_servers: int
+    cull_every: int
+    engine: Engine
+    registry: Registry
+    storage: Storage
+    session: Session
+    auth: Auth
+    traefik: Traefik
+    pools: Mapping[str, str]
+    flavors: Mapping[str, Flavor]
+    images: Mapping[str, str]
+    profiles: Mapping[str, Profile]
+    quotas: Quotas
+    groups: Mapping[str, frozenset[str]]
+
+
+class _Reader:
+    """Takes values out of a mapping, notes what is wrong with them, and what nobody asked for."""
+
+    def __init__(self, data: Any, path: str, problems: list[str]) -> None:
+        self.path, self.problems = path, problems
+        if not isinstance(data, dict):
+            self.bad("", data, "a mapping")
+            data = {}
+        self.data: dict[str, Any] = data
+        self.left = set(data)
+
+    def where(self, key: str) -> str:
+        return ".".join(part for part in (self.path, key) if part)
+
+    def bad(self, key: str, value: Any, legal: str) -> None:
+        self.problems.append(f"{self.where(key) or 'the document'}: {value!r} is not legal: give {legal}")
+
+    def raw(self, key: str, default: Any = ...) -> Any:
+        self.left.discard(key)
+        if key in self.data and self.data[key] is not None:
+            return self.data[key]
+        if default is ...:
+            self.problems.append(f"{self.where(key)}: is missing")
+            return None
+        return default
+
+    def text(self, key: str, default: Any = ..., choices: tuple[str, ...] = ()) -> str:
+        value = self.raw(key, default)
+        if value is None:
+            return ""
+        if not isinstance(value, str):
+            self.bad(key, value, "text")
+            return ""
+        if choices and value not in choices:
+            self.bad(key, value, "one of " + ", ".join(choices))
+        return value
+
+    def url(self, key: str, default: Any = ..., schemes: tuple[str, ...] = ("http", "https")) -> str:
+        value = self.text(key, default)
+        if value and (urlparse(value).scheme not in schemes or not (urlparse(value).netloc or urlparse(value).path)):
+            self.bad(key, value, "a URL that begins with " + " or ".join(f"{s}://" for s in schemes))
+        return value.rstrip("/")
+
+    def absolute(self, key: str, default: Any = ...) -> str:
+        value = self.text(key, default)
+        if value and not value.startswith("/"):
+            self.bad(key, value, "an absolute path")
+        return value
+
+    def boolean(self, key: str, default: Any = ...) -> bool:
+        value = self.raw(key, default)
+        if not isinstance(value, bool):
+            self.bad(key, value, "true or false")
+        return bool(value)
+
+    def number(self, key: str, default: Any = ..., least: float = 0, whole: bool = True) -> Any:
+        value = self.raw(key, default)
+        kind = int if whole else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kind) or value < least:
+            if value is not None:
+                self.bad(key, value, f"a {'whole ' if whole else ''}number of {least} or more")
+            return least
+        return value
+
+    def parsed(self, key: str, parse: Callable[[object], int], default: Any = ...) -> int:
+        value = self.raw(key, default)
+        if value is None:
+            return 0
+        try:
+            return parse(value)
+        except ValueError as error:
+            self.problems.append(f"{self.where(key)}: {error}")
+            return 0
+
+    def texts(self, key: str, default: Any = ...) -> tuple[str, ...]:
+        value = self.raw(key, default)
+        if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
+            if value is not None:
+                self.bad(key, value, "a list of names")
+            return ()
+        return tuple(value)
+
+    def part(self, key: str, default: Any = ...) -> _Reader:
+        value = self.raw(key, default)
+        return _Reader({} if value is None else value, self.where(key), self.problems)
+
+    def named(self, key: str, default: Any = ...) -> dict[str, Any]:
+        part = self.part(key, default)
+        for name in part.data:
+            if not isinstance(name, str) or not _NAME.fullmatch(name):
+                part.bad("", name, "names of a-z, 0-9, '-', '_' and '.', at most 63 long")
+        return {name: value for name, value in part.data.items() if isinstance(name, str)}
+
+    def end(self) -> None:
+        for key in sorted(self.left, key=str):
+            known = ", ".join(sorted(set(map(str, self.data)) - {str(k) for k in self.left}))
+            self.problems.append(f"{self.where(str(key))}: is not known here (known: {known or 'nothing'})")
+
+
+def parse_quota(text: object) -> Quota:
+    """A quota such as ``sessions=2, workspace=100G``. Raises ValueError for a key this release does not enforce."""
+    if not isinstance(text, str):
+        raise ValueError(f"{text!r} is not a quota: write sessions=2, workspace=100G")
+    found: dict[str, int] = {}
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        key, equals, value = (part.strip() for part in item.partition("="))
+        if key == "sessions" and re.fullmatch(r"\d{1,4}", value):
+            found[key] = int(value)
+        elif key == "workspace":
+            found[key] = sizes.parse_size(value)
+        else:
+            raise ValueError(f"{item!r} is not a quota: write sessions=<number> or workspace=<size>")
+    return Quota(**found)
+
+
+def _flavor(name: str, data: Any, problems: list[str]) -> Flavor:
+    reader = _Reader(data, f"flavors.{name}", problems)
+    cpus = reader.number("cpus", least=0.1, whole=False)
+    memory = reader.parsed("memory", sizes.parse_size)
+    gpu = None
+    if "gpu" in reader.data:
+        part = reader.part("gpu")
+        profile, count = part.text("profile", ""), part.number("count", least=1)
+        resource = "GPU"
+        if profile:
+            try:
+                resource = names.mig_resource(profile)
+            except ValueError as error:
+                problems.append(f"flavors.{name}.gpu.profile: {error}")
+        gpu = Gpu(resource, count, profile)
+        part.end()
+    reader.end()
+    return Flavor(name, float(cpus), memory, gpu)
+
+
+def _choice(reader: _Reader, key: str, legal: Mapping[str, Any], default: Any = ...) -> str:
+    value = reader.text(key, default)
+    if value and value not in legal:
+        reader.bad(key, value, "one of " + (", ".join(sorted(legal)) or "(none is declared)"))
+    return value
+
+
+def _profile(
+    name: str,
+    data: Any,
+    flavors: Mapping[str, Flavor],
+    images: Mapping[str, str],
+    pools: Mapping[str, str],
+    egress: Mapping[str, Any],
+    problems: list[str],
+) -> Profile:
+    reader = _Reader(data, f"profiles.{name}", problems)
+    flavor = flavors.get(_choice(reader, "flavor", flavors), Flavor("", 1, 1))
+    pool = _choice(reader, "pool", pools)
+    if flavor.gpu and pools.get(pool) == "gvisor" and flavor.gpu.profile:
+        problems.append(
+            f"profiles.{name}: flavor {flavor.name!r} has a MIG slice and pool {pool!r} is gvisor, "
+            "which refuses MIG: use a pool with sandbox nvidia"
+        )
+    profile = Profile(
+        name=name,
+        title=reader.text("title", name),
+        description=reader.text("description", ""),
+        image=_choice(reader, "image", images),
+        flavor=flavor,
+        pool=pool,
+        egress=_choice(reader, "egress", egress),
+        idle_stop=reader.parsed("idle_stop", durations.parse_duration, "1h"),
+        max_session=reader.parsed("max_session", durations.parse_duration, "12h"),
+        groups=frozenset(reader.texts("groups", [])),
+        default=reader.boolean("default", False),
+    )
+    reader.end()
+    return profile
+
+
+def _quotas(reader: _Reader) -> Quotas:
+    def parse_all(part: _Reader) -> dict[str, Quota]:
+        found = {str(key): Quota() for key in part.data}
+        for key, value in part.data.items():
+            try:
+                found[str(key)] = parse_quota(value)
+            except ValueError as error:
+                part.problems.append(f"{part.where(str(key))}: {error}")
+        return found
+
+    try:
+        default = parse_quota(reader.raw("default", ""))
+    except ValueError as error:
+        reader.problems.append(f"{reader.where('default')}: {error}")
+        default = Quota()
+    quotas = Quotas(default, parse_all(reader.part("groups", {})), parse_all(reader.part("users", {})))
+    reader.end()
+    return quotas
+
+
+def _auth(reader: _Reader) -> Auth:
+    kind = reader.text("kind", "native", ("native", "oidc"))
+    oidc = None
+    if "oidc" in reader.data and reader.data["oidc"]:
+        part = reader.part("oidc")
+        oidc = Oidc(
+            title=part.text("title", "your organisation's account"),
+            client_id=part.text("client_id"),
+            client_secret_file=part.absolute("client_secret_file"),
+            authorize_url=part.url("authorize_url", schemes=("https", "http")),
+            token_url=part.url("token_url", schemes=("https", "http")),
+            userdata_url=part.url("userdata_url", schemes=("https", "http")),
+            scope=part.texts("scope", ["openid", "profile", "email"]),
+            username_claim=part.text("username_claim", "preferred_username"),
+            groups_claim=part.text("groups_claim", ""),
+            allowed_groups=frozenset(part.texts("allowed_groups", [])),
+            admin_groups=frozenset(part.texts("admin_groups", [])),
+        )
+        if (oidc.allowed_groups or oidc.admin_groups) and not oidc.groups_claim:
+            part.problems.append(f"{part.where('groups_claim')}: is missing, allowed_groups and admin_groups need it")
+        part.end()
+    reader.left.discard("oidc")
+    if kind == "oidc" and oidc is None:
+        reader.problems.append(f"{reader.where('oidc')}: is missing, kind is oidc")
+    auth = Auth(
+        kind=kind,
+        admins=reader.texts("admins"),
+        admin_password_file=reader.absolute("admin_password_file", "/etc/metalhub/secrets/admin-password"),
+        signup=reader.boolean("signup", False),
+        oidc=oidc if kind == "oidc" else None,
+    )
+    if not auth.admins and not (oidc and oidc.admin_groups):
+        reader.problems.append(f"{reader.where('admins')}: is empty: name at least one administrator")
+    reader.end()
+    return auth
+
+
+def parse(data: Any) -> Document:
+    """Read a document. Raises DocumentError with every problem found."""
+    problems: list[str] = []
+    top = _Reader(data, "", problems)
+
+    pools: dict[str, str] = {}
+    for name, value in top.named("pools").items():
+        part = _Reader(value, f"pools.{name}", problems)
+        pools[name] = part.text("sandbox", choices=SANDBOXES)
+        part.end()
+    flavors = {name: _flavor(name, value, problems) for name, value in top.named("flavors").items()}
+    images: dict[str, str] = {}
+    for name, value in top.named("images").items():
+        part = _Reader(value, f"images.{name}", problems)
+        images[name] = part.text("title", name)
+        part.end()
+    egress = dict.fromkeys(top.texts("egress_classes"))
+    for name in egress:
+        try:
+            names.network_name(name)
+        except ValueError as error:
+            problems.append(f"egress_classes: {error}")
+    profiles = {
+        name: _profile(name, value, flavors, images, pools, egress, problems)
+        for name, value in top.named("profiles").items()
+    }
+    if not profiles:
+        problems.append("profiles: is empty: people need at least one")
+    if sum(profile.default for profile in profiles.values()) > 1:
+        chosen = ", ".join(name for name, profile in profiles.items() if profile.default)
+        problems.append(f"profiles: {chosen} are all marked default: mark one")
+
+    part = top.part("engine")
+    engine = Engine(
+        managers=part.texts("managers"),
+        ca=part.absolute("ca", "/etc/metalhub/pki/ca.crt"),
+        cert=part.absolute("cert", "/etc/metalhub/pki/hub-client.crt"),
+        key=part.absolute("key", "/etc/metalhub/pki/hub-client.key"),
+        timeout=part.number("timeout", 4, least=0.1, whole=False),
+    )
+    if not engine.managers:
+        problems.append("engine.managers: is empty: name at least one manager")
+    for manager in engine.managers:
+        if urlparse(manager).scheme not in ("https", "unix"):
+            problems.append(f"engine.managers: {manager!r} is not legal: give https://address:2376 or unix:///path")
+    part.end()
+
+    part = top.part("registry", {})
+    registry = Registry(part.text("server", ""), part.text("user", ""), part.absolute("password_file", ""))
+    part.end()
+    part = top.part("storage", {})
+    storage = Storage(part.url("url", ""), part.number("timeout", 5, least=0.1, whole=False))
+    part.end()
+
+    part = top.part("session", {})
+    environment = part.part("environment", {})
+    session = Session(
+        home=part.absolute("home", "/home/user"),
+        shared=part.absolute("shared", "/mnt/shared"),
+        scratch=part.absolute("scratch", "/data"),
+        homes_root=part.absolute("homes_root", "/srv/metalhub/homes"),
+        shared_root=part.absolute("shared_root", "/srv/metalhub/shared"),
+        resolv_conf=part.absolute("resolv_conf", "/etc/metalhub/session/resolv.conf"),
+        home_size=part.parsed("home_size", sizes.parse_size, "100G"),
+        shm=part.parsed("shm", sizes.parse_size, "1G"),
+        pids=part.number("pids", 1024, least=16),
+        files=part.number("files", 65536, least=1024),
+        start_timeout=part.parsed("start_timeout", durations.parse_duration, "2m"),
+        environment={str(key): str(value) for key, value in environment.data.items()},
+        command=part.texts("command", ["jupyterhub-singleuser"]),
+    )
+    part.end()
+
+    part = top.part("traefik", {})
+    traefik = Traefik(
+        api_url=part.url("api_url", "http://127.0.0.1:8099"),
+        api_user=part.text("api_user", "hub"),
+        api_password_file=part.absolute("api_password_file", ""),
+        routes_file=part.absolute("routes_file", "/var/lib/metalhub/traefik/routes/hub.toml"),
+        entrypoint=part.text("entrypoint", "websecure"),
+    )
+    part.end()
+
+    groups = {}
+    for name, value in top.named("groups", {}).items():
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            problems.append(f"groups.{name}: {value!r} is not legal: give a list of user names")
+            value = []
+        groups[name] = frozenset(value)
+
+    document = Document(
+        public_url=top.url("public_url"),
+        listen=top.url("listen", "http://0.0.0.0:8081", schemes=("http",)),
+        connect_url=top.url("connect_url", schemes=("http",)),
+        state=top.absolute("state", "/var/lib/metalhub/hub"),
+        images_file=top.absolute("images_file", "/etc/metalhub/images.json"),
+        cookie_secret_file=top.absolute("cookie_secret_file", "/etc/metalhub/secrets/hub-cookie-secret"),
+        database_url_file=top.absolute("database_url_file", ""),
+        named_servers=top.number("named_servers", 5),
+        cull_every=top.parsed("cull_every", durations.parse_duration, "30s"),
+        engine=engine,
+        registry=registry,
+        storage=storage,
+        session=session,
+        auth=_auth(top.part("auth", {})),
+        traefik=traefik,
+        pools=pools,
+        flavors=flavors,
+        images=images,
+        profiles=profiles,
+        quotas=_quotas(top.part("quotas", {})),
+        groups=groups,
+    )
+    top.end()
+    if problems:
+        raise DocumentError(problems)
+    return document
+
+
+def load(path: str | Path) -> Document:
+    """Read the document at ``path``. Raises DocumentError, also for a file that cannot be read or is not YAML."""
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DocumentError([f"{path}: cannot be read: {error.strerror}"]) from None
+    except yaml.YAMLError as error:
+        raise DocumentError([f"{path}: is not YAML: {' '.join(str(error).split())}"]) from None
+    return parse(data)

@@ -1,0 +1,84 @@
+"""JupyterHub's configuration: static, all that an operator decides is in the document."""
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+from metalhub_hub import auth, config, handlers, platform, spawner
+from metalhub_hub.proxy import MetalhubProxy
+
+c = get_config()  # noqa: F821
+
+document = config.load(os.environ.get("METALHUB_HUB_CONFIG", "/etc/metalhub/hub.yml"))
+platform.use(platform.Platform(document))
+package = Path(config.__file__).parent
+state = Path(document.state)
+
+c.JupyterHub.bind_url = c.JupyterHub.public_url = document.public_url
+c.JupyterHub.hub_bind_url = document.listen
+c.JupyterHub.hub_connect_url = document.connect_url
+c.JupyterHub.cookie_secret_file = document.cookie_secret_file
+c.JupyterHub.db_url = (
+    auth.secret(document.database_url_file) if document.database_url_file else f"sqlite:///{state}/jupyterhub.sqlite"
+)
+# Sessions outlive the hub and its proxy.
+c.JupyterHub.cleanup_servers = False
+c.JupyterHub.cleanup_proxy = False
+# At the hub's start, sessions that cannot be asked just now are checked behind its back.
+c.JupyterHub.init_spawners_timeout = 10
+c.ConfigurableHTTPProxy.should_start = False
+
+c.JupyterHub.spawner_class = spawner.MetalhubSpawner
+c.Spawner.consecutive_failure_limit = 0  # a full cluster is no reason for the hub to end
+c.Spawner.http_timeout = 60
+c.JupyterHub.allow_named_servers = document.named_servers > 0
+c.JupyterHub.named_server_limit_per_user = document.named_servers
+
+c.JupyterHub.proxy_class = MetalhubProxy
+c.MetalhubProxy.should_start = False
+c.MetalhubProxy.traefik_api_url = document.traefik.api_url
+c.MetalhubProxy.traefik_api_username = document.traefik.api_user
+c.MetalhubProxy.traefik_api_password = auth.secret(document.traefik.api_password_file)
+c.MetalhubProxy.traefik_entrypoint = document.traefik.entrypoint
+c.MetalhubProxy.dynamic_config_file = document.traefik.routes_file
+
+auth.configure(c, document)
+
+c.JupyterHub.template_paths = [str(package / "templates")]
+c.JupyterHub.extra_handlers = handlers.HANDLERS
+style = hashlib.sha256((package / "static" / "metalhub.css").read_bytes()).hexdigest()[:12]
+c.JupyterHub.template_vars = {
+    "metalhub_style": style,
+    "metalhub_native": document.auth.oidc is None,
+    "metalhub_session": document.session,
+}
+
+c.JupyterHub.services = [
+    {
+        "name": "idle-culler",
+        "command": [
+            sys.executable,
+            "-m",
+            "jupyterhub_idle_culler",
+            f"--config={package / 'culler_config.py'}",
+            f"--cull-every={document.cull_every}",
+            "--timeout=1",  # only the hook decides
+        ],
+    }
+]
+c.JupyterHub.load_roles = [
+    {
+        "name": "idle-culler",
+        "services": ["idle-culler"],
+        # access:servers: to ask a session whether a kernel is busy.
+        "scopes": [
+            "list:users",
+            "read:users:activity",
+            "read:servers",
+            "delete:servers",
+            "admin:server_state",
+            "access:servers",
+        ],
+    }
+]

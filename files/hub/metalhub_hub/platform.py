@@ -1,0 +1,138 @@
+"""What one hub process shares: the document, the cluster, the homes, the images, and a sweep of what nobody owns."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from datetime import datetime, timezone
+from typing import Any
+
+from jupyterhub import orm
+
+from .cluster import Cluster
+from .config import Document
+from .engine import Engine, EngineRefused, EngineUnknown
+from .homes import Homes
+from .policy import Refused
+
+log = logging.getLogger("metalhub")
+
+SWEEP_EVERY = 30.0
+SWEEP_AGE = 60.0
+
+
+class Images:
+    """The manifest of pinned references, read again when the file changes."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._stamp = (-1, -1)
+        self._images: dict[str, str] = {}
+
+    def reference(self, name: str) -> str:
+        """The pinned reference of an image. Raises Refused where there is none."""
+        try:
+            status = os.stat(self.path)
+            if (status.st_mtime_ns, status.st_ino) != self._stamp:
+                with open(self.path, encoding="utf-8") as file:
+                    self._images = {str(key): str(value) for key, value in json.load(file).items()}
+                self._stamp = (status.st_mtime_ns, status.st_ino)
+        except (OSError, ValueError, AttributeError) as error:
+            # A manifest that is being replaced must not lose what was known before.
+            log.error("Cannot read the images' manifest %s: %s", self.path, error)
+        reference = self._images.get(name, "")
+        if "@sha256:" not in reference:
+            raise Refused(
+                f"The image “{name}” of this profile is missing on the platform; tell an administrator.",
+                reason="image",
+                status=503,
+                log=f"{self.path} has no pinned reference for {name!r}: {reference!r}",
+            )
+        return reference
+
+
+class Audit:
+    """Appends one JSON line for each change of a session's state, with its cause."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def write(self, state: str, **facts: Any) -> None:
+        line = {"at": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "state": state, **facts}
+        try:
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+            with open(descriptor, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        except OSError as error:
+            log.error("Cannot write the audit log %s: %s", self.path, error)
+
+
+class Platform:
+    """One a process, made by jupyterhub_config.py."""
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.engine = Engine(document.engine, document.registry)
+        self.cluster = Cluster(self.engine)
+        self.homes = Homes(document.storage, self.engine.tls)
+        self.images = Images(document.images_file)
+        self.audit = Audit(f"{document.state}/audit.jsonl")
+        self.proxy: Any = None
+        self._sweeper: asyncio.Task[None] | None = None
+
+    def attach(self, proxy: Any) -> None:
+        """Called by the proxy, which the hub makes once its loop runs."""
+        self.proxy = proxy
+        self._sweeper = asyncio.ensure_future(self._sweep_for_ever())
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_EVERY)
+            try:
+                await self.sweep(self.claimed())
+            except (EngineUnknown, EngineRefused) as error:
+                log.warning("Cannot look for left-over services: %s", error)
+            except Exception:
+                log.exception("The sweep for left-over services failed")
+
+    def claimed(self) -> set[str]:
+        """Names of the services that the hub's database or a start in progress knows."""
+        app = self.proxy.app
+        names = {str((record.state or {}).get("service_name", "")) for record in app.db.query(orm.Spawner)}
+        for user in app.users.values():
+            names.update(spawner.service_name for spawner in user.spawners.values())
+        return names
+
+    async def sweep(self, claimed: set[str], now: datetime | None = None) -> list[str]:
+        """Remove sessions' services that nobody claims: a hub that was killed, or a removal the engine never heard."""
+        removed = []
+        now = now or datetime.now(timezone.utc)
+        for service in await self.engine.services("metalhub.session"):
+            name = service["Spec"]["Name"]
+            # Python before 3.11 reads no nanoseconds, and all of them no "Z" with them.
+            created = datetime.fromisoformat(service["CreatedAt"][:19]).replace(tzinfo=timezone.utc)
+            if name not in claimed and (now - created).total_seconds() > SWEEP_AGE:
+                log.warning("Removing service %s: no session owns it", name)
+                await self.engine.remove_service(service["ID"])
+                self.audit.write("removed", session=name, cause="orphan")
+                removed.append(name)
+        return removed
+
+
+_platform: Platform | None = None
+
+
+def use(platform: Platform) -> Platform:
+    """Make ``platform`` this process's."""
+    global _platform
+    _platform = platform
+    return platform
+
+
+def current() -> Platform:
+    """This process's platform."""
+    if _platform is None:
+        raise RuntimeError("no platform was made: jupyterhub_config.py does it")
+    return _platform

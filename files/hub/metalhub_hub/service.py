@@ -1,0 +1,112 @@
+"""A session's Swarm service, as the engine's JSON. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .config import Document, Profile
+from .core import names
+
+PORT = 8888
+
+
+def spec(
+    document: Document,
+    profile: Profile,
+    *,
+    name: str,
+    user: str,
+    server: str,
+    home: str,
+    image: str,
+    environment: Mapping[str, str],
+    command: list[str],
+) -> dict[str, Any]:
+    """The body of ``POST /services/create`` for one session. ``image`` is pinned by digest.
+
+    The environment holds the session's API token: Swarm keeps it in its encrypted log and shows it to those who may
+    ask a manager, who own the platform anyway. A Swarm secret would be a file the same user can read, and one more
+    object to make and remove at each start.
+    """
+    session, flavor = document.session, profile.flavor
+    labels = {
+        "metalhub.user": user,
+        "metalhub.server": server,
+        "metalhub.profile": profile.name,
+        "metalhub.egress": profile.egress,
+        "metalhub.session": name,
+    }
+    variables = {
+        **session.environment,
+        # The NVIDIA toolkit gives all GPUs to whoever asks in its environment; a reservation overrides this one.
+        "NVIDIA_VISIBLE_DEVICES": "void",
+        **environment,
+    }
+    if flavor.gpu:
+        del variables["NVIDIA_VISIBLE_DEVICES"]
+    amount = {"NanoCPUs": int(flavor.cpus * 1e9), "MemoryBytes": flavor.memory}
+    reserved: dict[str, Any] = dict(amount)
+    if flavor.gpu:
+        reserved["GenericResources"] = [
+            {"DiscreteResourceSpec": {"Kind": flavor.gpu.resource, "Value": flavor.gpu.count}}
+        ]
+    return {
+        "Name": name,
+        "Labels": labels,
+        "TaskTemplate": {
+            "ContainerSpec": {
+                "Image": image,
+                "Labels": labels,
+                "Args": command,
+                "Env": [f"{key}={value}" for key, value in sorted(variables.items())],
+                "User": "1000:1000",
+                "Dir": session.home,
+                "Hostname": "session",
+                "ReadOnly": True,
+                "CapabilityDrop": ["ALL"],
+                "Privileges": {"NoNewPrivileges": True},
+                "Ulimits": [
+                    {"Name": "nofile", "Soft": session.files, "Hard": session.files},
+                    {"Name": "core", "Soft": 0, "Hard": 0},
+                ],
+                "Healthcheck": {"Test": ["NONE"]},  # one in the image would keep the task in "starting" for seconds
+                "StopGracePeriod": 10_000_000_000,
+                "Mounts": [
+                    {"Type": "bind", "Source": f"{session.homes_root}/{home}", "Target": session.home},
+                    {"Type": "bind", "Source": session.shared_root, "Target": session.shared},
+                    # Docker's embedded resolver answers for internal networks too, and not at all in gVisor.
+                    {
+                        "Type": "bind",
+                        "Source": session.resolv_conf.replace("{egress}", profile.egress),
+                        "Target": "/etc/resolv.conf",
+                        "ReadOnly": True,
+                    },
+                    # Anonymous volumes: disk, not memory, and removed with the container.
+                    {"Type": "volume", "Target": session.scratch},
+                    {"Type": "volume", "Target": "/tmp"},
+                    {"Type": "volume", "Target": "/var/tmp"},
+                    {
+                        "Type": "tmpfs",
+                        "Target": "/dev/shm",
+                        "TmpfsOptions": {"SizeBytes": min(session.shm, flavor.memory), "Mode": 0o1777},
+                    },
+                ],
+            },
+            "Resources": {"Limits": {**amount, "Pids": session.pids}, "Reservations": reserved},
+            # A failed session must not come back by itself, empty, and hold its GPU.
+            "RestartPolicy": {"Condition": "none", "MaxAttempts": 0},
+            "Placement": {
+                "Constraints": [
+                    f"node.labels.metalhub.pool=={profile.pool}",
+                    "node.labels.metalhub.network==ready",
+                ]
+            },
+            "Networks": [{"Target": names.network_name(profile.egress)}],
+        },
+        "Mode": {"Replicated": {"Replicas": 1}},
+        "EndpointSpec": {
+            "Mode": "dnsrr",
+            "Ports": [{"Protocol": "tcp", "TargetPort": PORT, "PublishMode": "host"}],
+        },
+    }

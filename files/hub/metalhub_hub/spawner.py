@@ -1,0 +1,548 @@
+"""A session: one Swarm service with one task.
+
+This is a Spawner of its own rather than a subclass of dockerspawner's SwarmSpawner, whose poll reads a pending task as
+dead, takes any of a service's tasks for the current one, lets Swarm revive failed tasks, and asks the engine twice a
+session and poll.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator
+from datetime import datetime, timezone
+from typing import Any
+
+import aiohttp
+from jupyterhub import __version__ as hub_version
+from jupyterhub.spawner import Spawner
+from sqlalchemy.orm import object_session
+from traitlets import default
+
+from . import cluster, platform, policy, service
+from .config import Profile
+from .core import durations, names, sizes
+from .engine import EngineRefused, EngineUnknown
+from .policy import Refused
+
+NO_ANSWER = "The cluster does not answer right now, so nothing was started; try again in a minute."
+
+# Swarm says "no suitable node" a moment too early when a place is just being freed.
+ROOM_PATIENCE = 1.5
+
+
+def stop_cause(profile: Profile | None, started: datetime | None, active: datetime | None, now: datetime) -> str:
+    """Why a running session is being stopped: its own limits, or somebody. All times UTC without a zone."""
+    if profile and started and profile.max_session and (now - started).total_seconds() >= profile.max_session:
+        return "max_session"
+    if profile and active and profile.idle_stop and (now - active).total_seconds() >= profile.idle_stop:
+        return "idle"
+    return "user"
+
+
+class _Trusted:
+    """Stands for the answer of a session that did not answer while the hub started."""
+
+    headers = {"X-JupyterHub-Version": hub_version}
+
+
+class MetalhubSpawner(Spawner):  # type: ignore[misc]
+    """Starts, watches and ends sessions on the platform's Swarm."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        # load_state is called after this, and the start page asks a spawner that never started.
+        self.service_name = ""
+        self.task_id = ""
+        self.url = ""
+        self.node = ""
+        self.profile_name = ""
+        self.ended: dict[str, Any] | None = None
+        self._starting = False
+        self._stopping = False
+        self._doomed: cluster.Verdict | None = None
+        self._restored = False
+        self._events: list[dict[str, Any]] = []
+        self._event = asyncio.Event()
+        super().__init__(**kwargs)
+
+    @default("ip")
+    def _ip(self) -> str:
+        return "0.0.0.0"
+
+    @default("port")
+    def _port(self) -> int:
+        return service.PORT
+
+    @default("poll_interval")
+    def _poll_interval(self) -> int:
+        return 5
+
+    @default("start_timeout")
+    def _start_timeout(self) -> int:
+        # start() keeps its own, shorter time, because this one ends without a word to the user.
+        return self.platform.document.session.start_timeout + 30
+
+    @default("options_form")
+    def _options_form(self) -> str:
+        return "profiles"  # the page draws them itself; this only says that there is a choice
+
+    @default("options_from_form")
+    def _from_form(self) -> Any:
+        return lambda form: {"profile": form["profile"][0]} if form.get("profile") else {}
+
+    @default("apply_user_options")
+    def _apply(self) -> Any:
+        return MetalhubSpawner.apply_options
+
+    @property
+    def platform(self) -> platform.Platform:
+        return platform.current()
+
+    @property
+    def groups(self) -> set[str]:
+        return {group.name for group in self.user.groups}
+
+    @property
+    def profile(self) -> Profile | None:
+        return self.platform.document.profiles.get(self.profile_name)
+
+    # What a start must pass. The form, the REST API and links all come by here.
+
+    async def apply_options(self, options: dict[str, Any]) -> None:
+        """Choose the profile, or refuse."""
+        document = self.platform.document
+        profile = policy.choose(document, self.groups, options)
+        others = sum(1 for other in self.user.spawners.values() if other is not self and other.active)
+        policy.check_quota(document, self.user.name, self.groups, others)
+        self.profile_name = profile.name
+        self.mem_limit = profile.flavor.memory
+        self.cpu_limit = profile.flavor.cpus
+
+    # Start
+
+    def _tell(self, progress: int, step: str, message: str) -> None:
+        self._events.append({"progress": progress, "step": step, "message": message})
+        self._event.set()
+
+    async def progress(self) -> AsyncIterator[dict[str, Any]]:
+        """What happens, in human words."""
+        seen = 0
+        while True:
+            while seen < len(self._events):
+                yield self._events[seen]
+                seen += 1
+            self._event.clear()
+            await self._event.wait()
+
+    async def start(self) -> str:
+        """Start the session and return its URL once it answers. Raises Refused, and then nothing is left running."""
+        profile = self.profile
+        if profile is None:
+            raise Refused("No profile was chosen.", reason="profile")
+        home = names.home_name(self.user.name)
+        self.service_name = names.service_name(home, self.name, secrets.token_hex(3))
+        self.task_id = self.url = self.node = ""
+        self.ended = self._doomed = None
+        self._starting, self._stopping = True, False
+        self._events, begun = [], time.monotonic()
+        seconds = self.platform.document.session.start_timeout
+        self._audit("queued", profile=profile.name)
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._start(profile, home, begun)
+        except BaseException as error:
+            await self._undo()
+            refused = self._refusal(error, profile)
+            self._audit("stopped", cause=getattr(refused, "reason", "error"), detail=getattr(refused, "log_message", ""))
+            self.service_name = ""
+            if refused is error:
+                raise
+            raise refused from error
+        finally:
+            self._starting = False
+
+    def _refusal(self, error: BaseException, profile: Profile) -> BaseException:
+        if isinstance(error, EngineUnknown):
+            return Refused(NO_ANSWER, reason="engine", status=503, log=f"engine: {error}")
+        if isinstance(error, EngineRefused):
+            sentence = "The cluster refused to start your session; tell an administrator (the hub's log says why)."
+            return Refused(sentence, reason="engine", status=503, log=f"engine: {error}")
+        if isinstance(error, TimeoutError):
+            longest = durations.format_duration(self.platform.document.session.start_timeout)
+            step = self._events[-1]["step"] if self._events else "queue"
+            return Refused(
+                f"Your session did not start within {longest}, so it was given up; try again.",
+                reason="timeout",
+                status=504,
+                log=f"no start within {longest}, at step {step}",
+            )
+        return error
+
+    async def _start(self, profile: Profile, home: str, begun: float) -> str:
+        host, document = self.platform, self.platform.document
+        marks: dict[str, float] = {}
+
+        def mark(step: str) -> None:
+            marks[step] = time.monotonic() - begun
+
+        self._tell(5, "queue", "Opening your home and looking for a place")
+        image = host.images.reference(profile.image)
+        size = policy.home_size(document, self.user.name, self.groups)
+        await asyncio.gather(host.homes.ensure(home, size), self._check_room(profile))
+        mark("home")
+        spec = service.spec(
+            document,
+            profile,
+            name=self.service_name,
+            user=self.user.name,
+            server=self.name,
+            home=home,
+            image=image,
+            environment={key: str(value) for key, value in self.get_env().items()},
+            command=[*document.session.command, *self.get_args()],
+        )
+        self._tell(25, "placing", "Finding a machine with room")
+        await host.engine.create_service(spec)
+        mark("create")
+        # Before anything else can happen: a hub that is killed now finds its session again.
+        self._save()
+        address, port = await self._wait_for_task(profile)
+        mark("task")
+        self.url = f"http://{address}:{port}"
+        self._tell(75, "opening", "Opening your workspace")
+        route = None
+        if host.proxy is not None:
+            # Traefik learns the route while the session still imports its modules.
+            data = {"user": self.user.name, "server_name": self.name}
+            route = asyncio.ensure_future(host.proxy.add_route(self.proxy_spec, self.url, data))
+            route.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await self._wait_for_http(profile)
+        mark("http")
+        if route is not None:
+            await asyncio.wait([route])
+        mark("route")
+        self._audit("running", node=self.node, seconds=round(marks["route"], 3))
+        steps = " ".join(f"{step}={seconds:.3f}" for step, seconds in marks.items())
+        self.log.info("Session %s is up on %s: %s", self.service_name, self.node, steps)
+        return self.url
+
+    async def _check_room(self, profile: Profile) -> None:
+        """Refuse at once what certainly has no place. The last word is Swarm's."""
+        try:
+            room = (await self.platform.cluster.snapshot(1.0)).room(profile.pool, profile.flavor)
+        except EngineUnknown:
+            return
+        if room.places == 0 and not (room.able and self._own_session_ends(profile)):
+            raise policy.no_room(profile, room)
+
+    def _own_session_ends(self, profile: Profile) -> bool:
+        """Whether one of this user's sessions is just stopping and may free the place."""
+        return any(other is not self and other.pending == "stop" for other in self.user.spawners.values())
+
+    async def _wait_for_task(self, profile: Profile) -> tuple[str, int]:
+        """Wait until the session's container runs. Returns its node's address and port."""
+        host = self.platform
+        waiting_since, wait, state_told = 0.0, 0.04, ""
+        while True:
+            await asyncio.sleep(wait)
+            try:
+                tasks = await host.engine.tasks(label=f"metalhub.session={self.service_name}")
+            except EngineUnknown as error:
+                self.log.warning("Start of %s: %s", self.service_name, error)
+                wait = 0.5
+                continue
+            wait = min(wait * 1.1, 0.25)
+            if self._stopping:
+                raise Refused("The start was stopped.", reason="stopped")
+            task = cluster.newest(tasks)
+            if task is None:
+                continue
+            self.task_id = str(task["ID"])
+            state = cluster.task_state(task)
+            verdict = cluster.judge(tasks, {}, self.task_id)
+            if not verdict.alive:
+                root = host.document.session.homes_root
+                raise policy.start_failure(profile, verdict.cause, verdict.detail, verdict.exit_code, root)
+            if state == "pending" and "no suitable node" in cluster.task_error(task):
+                waiting_since = waiting_since or time.monotonic()
+                if time.monotonic() - waiting_since > ROOM_PATIENCE:
+                    try:
+                        room = (await host.cluster.snapshot(0)).room(profile.pool, profile.flavor)
+                    except EngineUnknown:
+                        room = None
+                    refused = policy.no_room(profile, room)
+                    refused.log_message += " [" + cluster.task_error(task) + "]"
+                    raise refused
+                continue
+            if state not in ("new", "pending") and not self.node:
+                await self._learn_node(str(task.get("NodeID", "")))
+            if state == "preparing" and state_told != state:
+                self._tell(40, "starting", f"Starting your sandbox on {self.node or 'a machine'}")
+                state_told = state
+            port = cluster.published_port(task, service.PORT)
+            if state == "running" and port:
+                nodes = (await self._nodes()).get(str(task["NodeID"]))
+                if nodes is None:
+                    raise EngineUnknown(f"node {task['NodeID']} is not in the list of nodes")
+                return cluster.node_address(nodes), port
+
+    async def _nodes(self) -> dict[str, Any]:
+        return dict((await self.platform.cluster.snapshot(30.0)).nodes)
+
+    async def _learn_node(self, node_id: str) -> None:
+        try:
+            self.node = cluster.hostname((await self._nodes()).get(node_id))
+        except EngineUnknown:
+            self.node = ""
+
+    async def _wait_for_http(self, profile: Profile) -> None:
+        """Ask the session's server until it answers, and look now and then whether its task still lives."""
+        host = self.platform
+        target = f"{self.url}{self.server.base_url}api"
+        looked = time.monotonic()
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as http:
+            while True:
+                try:
+                    async with http.get(target, allow_redirects=False) as response:
+                        if response.status < 500:
+                            return
+                except (aiohttp.ClientError, OSError, asyncio.TimeoutError):
+                    pass
+                if self._stopping:
+                    raise Refused("The start was stopped.", reason="stopped")
+                if time.monotonic() - looked > 1.0:
+                    looked = time.monotonic()
+                    try:
+                        snapshot = await host.cluster.snapshot(0.5)
+                    except EngineUnknown:
+                        continue
+                    verdict = cluster.judge(snapshot.of(self.service_name), snapshot.nodes, self.task_id)
+                    if not verdict.alive:
+                        root = host.document.session.homes_root
+                        raise policy.start_failure(profile, verdict.cause, verdict.detail, verdict.exit_code, root)
+                await asyncio.sleep(0.03)
+
+    async def _undo(self) -> None:
+        """Leave nothing of a start that failed."""
+        if self.platform.proxy is not None and self.url:
+            try:
+                await self.platform.proxy.delete_route(self.proxy_spec)
+            except Exception as error:
+                self.log.warning("The route of %s is left to the hub's own check: %s", self.service_name, error)
+        await self._remove()
+
+    async def _remove(self) -> None:
+        """Remove the service. What the engine does not hear now is swept up later."""
+        for attempt in range(3):
+            try:
+                await self.platform.engine.remove_service(self.service_name)
+                return
+            except EngineUnknown as error:
+                self.log.warning("Cannot remove %s yet: %s", self.service_name, error)
+                await asyncio.sleep(0.2 * (attempt + 1))
+            except EngineRefused as error:
+                self.log.error("The engine refuses to remove %s: %s", self.service_name, error)
+                return
+
+    # Watch
+
+    async def poll(self) -> int | None:
+        """None: it runs, or nobody can tell. A number: it certainly does not."""
+        if not self.service_name:
+            return 0
+        if self._starting:
+            return None
+        try:
+            snapshot = await self.platform.cluster.snapshot(2.0)
+            tasks = snapshot.of(self.service_name)
+            if self._doomed:
+                verdict = self._doomed
+            elif tasks:
+                verdict = cluster.judge(tasks, snapshot.nodes, self.task_id)
+            elif await self.platform.engine.service(self.service_name) is None:
+                verdict = cluster.Verdict(False, "removed", "the service is gone")
+            else:
+                return None
+        except (EngineUnknown, EngineRefused) as error:
+            self.log.warning("The state of %s is not known: %s", self.service_name, error)
+            return None
+        if verdict.alive:
+            return None
+        cause = "memory" if verdict.cause == "failed" and verdict.exit_code == 137 else verdict.cause
+        self._end(cause, verdict.detail, verdict.exit_code)
+        await self._remove()
+        return verdict.exit_code or (0 if cause == "exited" else 1)
+
+    def _end(self, cause: str, detail: str = "", code: int = 0) -> None:
+        if self.ended and self.ended.get("session") == self.service_name:
+            return  # the hub polls once more while it cleans up
+        self.ended = {
+            "session": self.service_name,
+            "cause": cause,
+            "code": code,
+            "profile": self.profile_name,
+            "at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+        self._audit("stopped", cause=cause, detail=detail, node=self.node)
+
+    def _audit(self, state: str, **facts: Any) -> None:
+        self.platform.audit.write(state, user=self.user.name, server=self.name, session=self.service_name, **facts)
+
+    # End
+
+    async def stop(self, now: bool = False) -> None:
+        """Remove the service and wait until its task has ended, at most a little longer than Swarm gives it."""
+        self._stopping = True
+        record, moment = self.orm_spawner, datetime.now(timezone.utc).replace(tzinfo=None)
+        if not self._starting:
+            self._end(stop_cause(self.profile, record.started, record.last_activity, moment))
+        await self._remove()
+        for _ in range(60):
+            try:
+                snapshot = await self.platform.cluster.snapshot(0.15)
+            except EngineUnknown:
+                return
+            if not any(
+                cluster.task_state(task) not in cluster.ENDED
+                and cluster.judge([task], snapshot.nodes).cause != "lost"
+                for task in snapshot.of(self.service_name)
+            ):
+                return
+            await asyncio.sleep(0.2)
+
+    # State
+
+    def get_state(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().get_state()
+        for key in ("service_name", "task_id", "url", "node", "profile_name", "ended"):
+            if value := getattr(self, key):
+                state[key] = value
+        if self.service_name and (profile := self.profile):
+            state |= {"idle_stop": profile.idle_stop, "max_session": profile.max_session}  # for the culler
+        return state
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        for key in ("service_name", "task_id", "url", "node", "profile_name"):
+            setattr(self, key, str(state.get(key, "")))
+        self.ended = state.get("ended")
+        self._restored = bool(self.service_name)
+
+    def clear_state(self) -> None:
+        """Forget the session. How the last one ended stays, for the page that says so."""
+        super().clear_state()
+        self.service_name = self.task_id = self.url = self.node = self.profile_name = ""
+        self._restored = False
+        self._doomed = None
+
+    def _save(self) -> None:
+        self.orm_spawner.state = self.get_state()
+        database = object_session(self.orm_spawner)
+        if database is not None:
+            database.commit()
+
+    # The hub's own start
+
+    async def get_url(self) -> str:
+        """Where the session is. The hub asks for it when it starts and finds a session in its database."""
+        if self._restored and not self.url and self.profile:
+            # The hub was killed while this session started.
+            try:
+                async with asyncio.timeout(30):
+                    address, port = await self._wait_for_task(self.profile)
+                self.url = f"http://{address}:{port}"
+                self._save()
+            except (TimeoutError, EngineUnknown, EngineRefused, Refused) as error:
+                self._doomed = cluster.Verdict(False, "failed", f"did not come up while the hub restarted: {error}")
+        return self.url + self.server.base_url if self.url else self.server.url
+
+    @property
+    def server(self) -> Any:
+        """The hub's record of where the session listens."""
+        server = Spawner.server.fget(self)
+        if server is not None and self._restored:
+            server.wait_up = self._trust
+        return server
+
+    @server.setter
+    def server(self, value: Any) -> None:
+        Spawner.server.fset(self, value)
+
+    async def _trust(self, **_: Any) -> Any:
+        """Stands in for Server.wait_up while the hub starts.
+
+        Upstream shuts a session down that does not answer its first request then, and a paused one or a slow network
+        is no reason to. Whether it lives is for Swarm to say.
+        """
+        self._restored = False
+        target = f"{Spawner.server.fget(self).url}api"
+        try:
+            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=3)) as http:
+                async with http.get(target, allow_redirects=False) as response:
+                    return response
+        except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
+            self.log.warning("Session %s does not answer yet (%s); Swarm says it runs", self.service_name, error)
+            return _Trusted()
+
+    # For the pages
+
+    def ending(self) -> str:
+        """Why the last session ended, in one or two sentences; empty where there is nothing to tell."""
+        if not self.ended or self.service_name:
+            return ""
+        profile = self.platform.document.profiles.get(str(self.ended.get("profile", "")))
+        sentence = policy.ENDINGS.get(str(self.ended.get("cause", "")), "")
+        return sentence.format(
+            code=self.ended.get("code", 0),
+            limit=sizes.format_size(profile.flavor.memory) if profile else "",
+            idle=durations.format_duration(profile.idle_stop) if profile else "a while",
+            longest=durations.format_duration(profile.max_session) if profile else "",
+        )
+
+    async def cards(self) -> list[dict[str, Any]]:
+        """The start page's profiles."""
+        return await cards(self.platform, self.groups)
+
+
+async def cards(host: platform.Platform, groups: set[str]) -> list[dict[str, Any]]:
+    """The profiles open to a member of ``groups``, with what they have and whether there is room for them now."""
+    try:
+        snapshot = await host.cluster.snapshot(2.0)
+    except EngineUnknown:
+        snapshot = None
+    found = []
+    for profile in policy.allowed_profiles(host.document, groups):
+        flavor = profile.flavor
+        room = snapshot.room(profile.pool, flavor) if snapshot else None
+        why, state = "", "free"
+        try:
+            host.images.reference(profile.image)
+        except Refused as refused:
+            why, state = refused.jupyterhub_message, "none"
+        if not why and room is None:
+            why, state = "The cluster does not answer right now.", "unknown"
+        elif not why and room is not None and room.places == 0:
+            why, state = policy.no_room(profile, room).jupyterhub_message, "none"
+        gpu = ""
+        if flavor.gpu:
+            gpu = f"{flavor.gpu.count} × {flavor.gpu.profile or 'GPU'}"
+        found.append(
+            {
+                "name": profile.name,
+                "title": profile.title,
+                "description": profile.description,
+                "cpus": f"{flavor.cpus:g}",
+                "memory": sizes.format_size(flavor.memory),
+                "gpu": gpu,
+                "image": host.document.images[profile.image],
+                "sandbox": host.document.pools[profile.pool],
+                "egress": profile.egress,
+                "idle_stop": durations.format_duration(profile.idle_stop) if profile.idle_stop else "",
+                "max_session": durations.format_duration(profile.max_session) if profile.max_session else "",
+                "places": room.places if room else None,
+                "state": state,
+                "why": why,
+            }
+        )
+    return found
