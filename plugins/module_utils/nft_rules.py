@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.metalhub.platform.plugins.module_utils.names import network_name
+from .names import network_name
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

@@ -72,17 +72,17 @@ def test_fleet_values_are_declared(path: Path) -> None:
         for entry in load(specs)["argument_specs"].values()
         for name in entry.get("options") or {}
     }
-    assert set(load(path) or {}) <= declared
+    assert {name for name in load(path) or {} if not name.startswith("__")} <= declared
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda p: p.name)
 def test_role_is_complete(role: Path) -> None:
-    for name in ("README.md", "meta/main.yml", "meta/argument_specs.yml"):
+    for name in ("README.md", "meta/argument_specs.yml", "defaults/main.yml"):
         assert (role / name).is_file(), name
 
 
 def test_tables_of_readmes_are_fresh() -> None:
-    done = subprocess.run([sys.executable, "tools/docs.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "docs/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
@@ -101,7 +101,11 @@ def test_template_parses(path: Path) -> None:
     jinja2.Environment(extensions=["jinja2.ext.do", "jinja2.ext.loopcontrols"]).parse(path.read_text())
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("plugins/module_utils/*.py")), ids=lambda p: p.name)
+# A client of the engine's socket for the modules that talk to it, on the host.
+EDGES = {"engine_api.py"}
+
+
+@pytest.mark.parametrize("path", sorted(p for p in ROOT.glob("plugins/module_utils/*.py") if p.name not in EDGES), ids=lambda p: p.name)
 def test_pure_core_stays_pure(path: Path) -> None:
     """The hub ships these files: they import neither Ansible nor what does I/O."""
     allowed = set(sys.stdlib_module_names) - {"os", "subprocess", "socket", "pathlib", "shutil", "urllib", "http"} | {"yaml"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
@@ -18,18 +19,22 @@ FILTERS = Path(__file__).parents[3] / "plugins/filter"
 def test_example(path: Path) -> None:
     document = yaml.safe_load(path.read_text())
     assert document["DOCUMENTATION"]["name"] == path.stem
-    promised = re.search(r"# The result is (.*)", document["EXAMPLES"])
-    assert promised
-    (example,) = yaml.safe_load(document["EXAMPLES"]).values()
-    assert f"metalhub.platform.{path.stem}" in example
-    assert Templar(loader=DataLoader(), variables={}).template(trust_as_template(example)) == yaml.safe_load(promised[1])
+    assert f"metalhub.platform.{path.stem}" in document["EXAMPLES"]
+    text = document["EXAMPLES"]
+    example = text if text.lstrip().startswith("{{") else next(iter(yaml.safe_load(text).values()))
+    if re.search(r"\b__\w+", example):
+        pytest.skip("the example needs a role's variables")
+    result = Templar(loader=DataLoader(), variables={}).template(trust_as_template(example))
+    if promised := re.search(r"# The result is (.*)", document["EXAMPLES"]):
+        assert result == yaml.safe_load(promised[1])
 
 
 def test_every_filter_is_documented() -> None:
-    from ansible_collections.metalhub.platform.plugins.filter import site, text_forms
-
-    names = {*site.FilterModule().filters(), *text_forms.FilterModule().filters()}
-    assert names <= {path.stem for path in FILTERS.glob("*.yml")}
+    names = set()
+    for path in FILTERS.glob("*.py"):
+        module = importlib.import_module(f"ansible_collections.metalhub.platform.plugins.filter.{path.stem}")
+        names |= set(module.FilterModule().filters())
+    assert names == {path.stem for path in FILTERS.glob("*.yml")}
 
 
 @pytest.mark.parametrize(

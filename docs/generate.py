@@ -61,6 +61,11 @@ def main() -> int:
     for specs in sorted(ROOT.glob("roles/*/meta/argument_specs.yml")):
         role = specs.parents[1]
         readme = role / "README.md"
+        if not readme.exists() and not check:
+            main_entry = yaml.safe_load(specs.read_text())["argument_specs"]["main"]
+            words = main_entry.get("description") or main_entry["short_description"]
+            words = " ".join(words) if isinstance(words, list) else words
+            readme.write_text(f"# {role.name}\n\n{cell(words)}\n\n{START}\n{END}\n")
         text = readme.read_text() if readme.exists() else ""
         if START not in text or END not in text:
             print(f"{readme.relative_to(ROOT)}: has no {START} and {END}", file=sys.stderr)

@@ -1,0 +1,177 @@
+"""Preflight and plan as an operator runs them, on inventories whose hosts do not exist: nothing is connected to."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+ROOT = Path(__file__).parents[3]
+# No facts are asked for, so the connection that would fail is never made.
+PLAY = [{"hosts": "all", "gather_facts": False, "tasks": [{"metalhub.platform.preflight": {}, "run_once": True}]}]
+
+
+class SiteDir:
+    """A copy of the example's inventory, to be spoiled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        shutil.copytree(ROOT / "inventories/example", path, symlinks=True)
+        link = path / "group_vars/all/00-metalhub"
+        link.unlink()
+        link.symlink_to(ROOT / "group_vars/all")
+        path.with_name("play.yml").write_text(yaml.safe_dump(PLAY))
+
+    def append(self, text: str, name: str = "group_vars/all/site.yml") -> SiteDir:
+        file = self.path / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text((file.read_text() if file.exists() else "---\n") + text)
+        return self
+
+    def run(self, playbook: Path | None = None, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [
+            str(Path(sys.executable).with_name("ansible-playbook")),
+            "-i",
+            str(self.path),
+            str(playbook or self.path.with_name("play.yml")),
+            *arguments,
+        ]
+        environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", "COLUMNS": "120"}
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+    def message(self, *arguments: str) -> str:
+        done = self.run(None, *arguments)
+        assert done.returncode == 2, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> SiteDir:
+    return SiteDir(tmp_path / "site")
+
+
+def test_the_example_is_right(site: SiteDir) -> None:
+    done = site.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "WARNING" not in done.stdout + done.stderr
+
+
+def test_many_mistakes_come_together_with_their_places(site: SiteDir) -> None:
+    site.append("metalhub_domian: x\ndocker_live_restore: perhaps\nmetalhub_home_size: lots\n")
+    site.append("metalhub_pool: tpu\nbase_sysctl: '{{ nothing }}'\n", "host_vars/cpu1.yml")
+    text = site.message("-e", "metalhub_admin=7", "-e", '{"metalhub_quotas": {"defaults": "x"}}')
+    assert "Nothing was changed." in text
+    for words in (
+        "Metalhub has no such variable. Did you mean metalhub_domain?",
+        'metalhub_home_size = "lots"',
+        'metalhub_pool = "tpu" on cpu1',
+        "base_sysctl on cpu1",
+        "'nothing' is undefined",
+        "Did you mean default?",
+        "site/group_vars/all/site.yml:",
+        "site/host_vars/cpu1.yml:2",
+    ):
+        assert words in text, words
+    assert "unreachable=0" in text
+
+
+def test_profile_written_twice(site: SiteDir) -> None:
+    file = site.path / "group_vars/all/site.yml"
+    file.write_text(file.read_text().replace("  notebook-cpu-large:\n", "  notebook-cpu-small:\n"))
+    text = site.message()
+    assert "metalhub_profiles.notebook-cpu-small" in text
+    assert "A duplicate profile: it is written twice, in lines" in text
+
+
+def test_host_in_two_pool_groups(site: SiteDir) -> None:
+    file = site.path / "hosts.yml"
+    file.write_text(
+        file.read_text().replace(
+            "            gpu1: {ansible_host: 10.20.0.31}\n", "            gpu1: {ansible_host: 10.20.0.31}\n            cpu2: {}\n"
+        )
+    )
+    assert "Two pools on one node: cpu_nodes says cpu, gpu_nodes says gpu." in site.message()
+    # A word of the host itself decides.
+    site.append("metalhub_pool: cpu\n", "host_vars/cpu2.yml")
+    assert site.run().returncode == 0
+
+
+def test_defaults_not_loaded(site: SiteDir) -> None:
+    (site.path / "group_vars/all/00-metalhub").unlink()
+    text = site.message()
+    assert "The platform's defaults were not loaded" in text
+    assert "There is one problem" in text
+
+
+def test_secrets_are_not_shown(site: SiteDir) -> None:
+    site.append("metalhub_admin_pasword: hunter2\n")
+    assert "hunter2" not in site.message()
+
+
+def make_certificate(folder: Path, name: str, days: int) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    end = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=days)
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "notebooks.example.org")])
+    builder = x509.CertificateBuilder(subject, subject, key.public_key(), 1, end - datetime.timedelta(days=400), end)
+    (folder / f"{name}.crt").write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / f"{name}.key").write_bytes(private)
+
+
+@pytest.mark.parametrize(
+    ("certificate", "key", "words"),
+    [
+        ("none.crt", "good.key", "The certificate cannot be read: No such file or directory."),
+        ("good.key", "good.key", "There is no certificate in the file."),
+        ("old.crt", "old.key", "The certificate ended on"),
+        ("good.crt", "old.key", "The key is not that of the certificate"),
+        ("good.crt", "good.crt", "There is no key without a passphrase in the file."),
+        ("good.crt", "none.key", "The key cannot be read"),
+        ("good.crt", "", "its key is not"),
+        ("good.crt", "good.key", ""),
+    ],
+)
+def test_certificates(tmp_path: Path, certificate: str, key: str, words: str) -> None:
+    from ansible_collections.metalhub.platform.plugins.plugin_utils.site import _check_certificate
+
+    make_certificate(tmp_path, "good", 90)
+    make_certificate(tmp_path, "old", -1)
+    key_path = str(tmp_path / key) if key else ""
+    problems = list(_check_certificate("traefik_certificate", str(tmp_path / certificate), "traefik_certificate_key", key_path))
+    assert [p for p in problems if words and words in p.message] == problems
+    assert bool(problems) == bool(words)
+
+
+def test_unreadable_bundle(site: SiteDir) -> None:
+    site.append("metalhub_extra_ca_bundle: /nowhere/ca.pem\n")
+    assert "The certificate cannot be read: No such file or directory." in site.message()
+
+
+def test_plan_is_words_and_a_page(site: SiteDir, tmp_path: Path) -> None:
+    page = tmp_path / "plan.html"
+    site.append("metalhub_pools: {cpu: {sandbox: gviser}, gpu: {sandbox: nvidia}}\n", "group_vars/all/zz.yml")
+    done = site.run(ROOT / "playbooks/plan.yml", "-e", f"preflight_page={page}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for words in (
+        "Metalhub at notebooks.example.org",
+        "3 Swarm managers survive the loss of 1.",
+        "idle for 30 minutes",
+        "built from lab",
+        "research",
+    ):
+        assert words in done.stdout, words
+    assert "Did you mean gvisor?" in done.stdout
+    assert "unreachable=0" in done.stdout
+    text = page.read_text()
+    assert "<h2>Profiles</h2>" in text
+    assert "notebook-gpu-slice" in text
+    assert "changed=0" in site.run(ROOT / "playbooks/plan.yml", "-e", f"preflight_page={page}").stdout
