@@ -133,6 +133,10 @@ class Site:
         """The hosts of a group, in the inventory's order."""
         return [host for host in self.hosts if name in host.groups]
 
+    def members(self) -> list[Host]:
+        """The hosts that are changed into a part of the platform; a machine that only builds images stays as it is."""
+        return [host for host in self.hosts if host.groups.intersection(GROUPS) != {_BUILDERS}]
+
     def variable(self, name: str) -> object:
         """A variable of the site, as the control host sees it."""
         judge = next(iter(self.group(_CONTROL) or self.hosts), None)
@@ -308,7 +312,7 @@ def _check_pools(site: Site) -> Iterator[Problem]:
 
 def _check_addresses(site: Site) -> Iterator[Problem]:
     seen: dict[str, str] = {}
-    for host in site.hosts:
+    for host in site.members():
         address = host.variables.get("metalhub_address")
         # A host that only builds images, such as the controller, is reached by nobody.
         if not isinstance(address, str) or host.groups.isdisjoint(set(GROUPS) - {_BUILDERS}):
@@ -321,7 +325,7 @@ def _check_addresses(site: Site) -> Iterator[Problem]:
         if address in seen:
             yield Problem("metalhub_address", address, host.name, f"{seen[address]} has the same address.", "one address a host")
         seen.setdefault(address, host.name)
-        if len(site.hosts) > 1 and ipaddress.ip_address(address).is_loopback:
+        if len(site.members()) > 1 and ipaddress.ip_address(address).is_loopback:
             yield Problem("metalhub_address", address, host.name, "Other hosts cannot reach a loopback address.")
         own = {str(a.get("address", "")).split("/")[0] for a in _fact_list(host, "addresses")}
         if own and address not in own:
@@ -491,7 +495,7 @@ def _check_egress(site: Site) -> Iterator[Problem]:
 
 def _check_host_networks(site: Site, path: str, subnet: ipaddress.IPv4Network) -> Iterator[Problem]:
     """A session's subnet against the networks and addresses that hosts have of their own."""
-    for host in site.hosts:
+    for host in site.members():
         # The bridges of a former run carry these very subnets.
         own = [n for n in _fact_list(host, "networks") if not str(n.get("interface")).startswith("mh-")]
         for entry in own:
@@ -552,7 +556,7 @@ def _check_quotas(site: Site) -> Iterator[Problem]:
 
 def _check_facts(site: Site) -> Iterator[Problem]:
     """What a host is: distribution, architecture, clock, space. Nothing is said of hosts nobody asked."""
-    for host in site.hosts:
+    for host in site.members():
         facts = host.facts
         if not facts:
             continue

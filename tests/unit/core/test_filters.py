@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible.errors import AnsibleError
+from ansible.errors import AnsibleError, AnsibleUndefinedVariable
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
@@ -22,9 +22,10 @@ def test_example(path: Path) -> None:
     assert f"metalhub.platform.{path.stem}" in document["EXAMPLES"]
     text = document["EXAMPLES"]
     example = text if text.lstrip().startswith("{{") else next(iter(yaml.safe_load(text).values()))
-    if re.search(r"\b__\w+", example):
+    try:
+        result = Templar(loader=DataLoader(), variables={}).template(trust_as_template(example))
+    except AnsibleUndefinedVariable:
         pytest.skip("the example needs a role's variables")
-    result = Templar(loader=DataLoader(), variables={}).template(trust_as_template(example))
     if promised := re.search(r"# The result is (.*)", document["EXAMPLES"]):
         assert result == yaml.safe_load(promised[1])
 

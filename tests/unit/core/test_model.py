@@ -429,6 +429,15 @@ def test_problems_of_all_hosts_come_together() -> None:
     }
 
 
+def test_a_machine_that_only_builds_is_no_part_of_the_platform() -> None:
+    draft = Draft()
+    draft.groups["control"].remove("metalhub_builders")
+    draft.groups["laptop"] = ["metalhub_builders"]
+    draft.own["laptop"] = {"metalhub_address": "localhost"}
+    draft.facts["laptop"] = {**FACTS, "os_id": "gentoo", "systemd": False, "addresses": [{"interface": "x", "address": "10.231.0.1/24"}]}
+    assert draft.check() == []
+
+
 def test_variables_of_others_can_be_listed() -> None:
     draft = Draft()
     draft.site["docker_compose_version"] = "2"

@@ -65,6 +65,14 @@ def test_the_example_is_right(site: SiteDir) -> None:
     assert "WARNING" not in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("name", sorted(p.parent.name for p in ROOT.glob("inventories/*/hosts.yml")))
+def test_the_inventories_are_right(name: str, tmp_path: Path) -> None:
+    (tmp_path / "play.yml").write_text(yaml.safe_dump(PLAY))
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", f"inventories/{name}", str(tmp_path / "play.yml")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_many_mistakes_come_together_with_their_places(site: SiteDir) -> None:
     site.append("metalhub_domian: x\ndocker_live_restore: perhaps\nmetalhub_home_size: lots\n")
     site.append("metalhub_pool: tpu\nbase_sysctl: '{{ nothing }}'\n", "host_vars/cpu1.yml")
