@@ -329,7 +329,7 @@ def _check_addresses(site: Site) -> Iterator[Problem]:
             yield Problem("metalhub_address", address, host.name, "Other hosts cannot reach a loopback address.")
         own = {str(a.get("address", "")).split("/")[0] for a in _fact_list(host, "addresses")}
         if own and address not in own:
-            yield Problem("metalhub_address", address, host.name, "The host has no such address itself.", listed(own), warning=True)
+            yield Problem("metalhub_address", address, host.name, "The host has no such address itself.", warning=True)
 
 
 def _fact_list(host: Host, name: str) -> list[Mapping[str, object]]:

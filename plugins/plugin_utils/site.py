@@ -50,6 +50,8 @@ class Reader:
         self._inventory = self._hostvars._inventory
         self.specs, self.roles = load_specs()
         self._origins: dict[str, t.Any] = {}
+        # By identity; the values are kept so that their identities stay theirs.
+        self._shared: dict[int, tuple[t.Any, bool, t.Any]] = {}
         self._scans = dict(_scan_sources(task_vars))
         names = [name for name in self._hostvars if not set(GROUPS).isdisjoint(self._groups(name))] or list(self._hostvars)
         hosts = tuple(self._host(name) for name in names)
@@ -78,8 +80,10 @@ class Reader:
             if not key.startswith(prefixes):
                 continue
             self._origins.setdefault(key, value)
+            if not key.startswith("metalhub_") and self._is_wiring(value):
+                continue
             try:
-                values[key] = _plain(templar.template(value))
+                values[key] = self._evaluate(templar, value)
             except AnsibleError as error:
                 broken[key] = str(error).splitlines()[0]
         facts = values.get("metalhub_host")
@@ -90,6 +94,18 @@ class Reader:
         return Host(
             name, frozenset(self._groups(name)), values, broken=broken, pending=pending, facts=facts, group_pools=self._group_pools(name)
         )
+
+    def _is_wiring(self, value: t.Any) -> bool:
+        """Whether the platform itself made a role's variable out of metalhub_ variables: those are judged, once."""
+        origin = Origin.get_tag(value) if Origin and value is not None else None
+        return bool(origin and origin.path and Path(origin.path).resolve().parent == COLLECTION / "group_vars/all")
+
+    def _evaluate(self, templar: t.Any, value: t.Any) -> t.Any:
+        """A variable's value. What holds no template is the same object for every host, and is looked at once."""
+        if id(value) not in self._shared:
+            self._shared[id(value)] = (value, _holds_template(value), None if _holds_template(value) else _plain(value))
+        _, template, plain = self._shared[id(value)]
+        return _plain(templar.template(value)) if template else plain
 
     def _group_pools(self, name: str) -> tuple[tuple[str, str], ...]:
         """The groups of a host that set metalhub_pool, without those that a group below them overrides."""
@@ -152,6 +168,14 @@ class Reader:
 def _short(path: Path) -> str:
     """A path below the working directory without it."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _holds_template(value: t.Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_holds_template(item) for item in value.values())
+    if isinstance(value, (list, tuple)):
+        return any(_holds_template(item) for item in value)
+    return not (value is None or isinstance(value, (bool, int, float))) and (not isinstance(value, str) or "{" in value)
 
 
 def _plain(value: t.Any) -> t.Any:
