@@ -29,7 +29,7 @@ ALLOW_LEGAL = "an IPv4 address or network, then optionally :port or :first-last,
 _ALLOW = re.compile(
     r"(?P<net>\d+\.\d+\.\d+\.\d+(?:/\d+)?)(?::(?P<first>\d+)(?:-(?P<last>\d+))?(?:/(?P<proto>tcp|udp))?)?", re.ASCII
 )
-_USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}", re.ASCII)
+_GROUP = re.compile(r"[a-z_][a-z0-9_-]{0,31}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Guard:
 
 @dataclass(frozen=True)
 class Policy:
-    """All that decides one host's rules. `session_users` are the local users who may open session ports on this host."""
+    """All that decides one host's rules. `session_groups` are the local groups whose processes may open session ports on this host."""
 
     classes: tuple[EgressClass, ...]
     control: tuple[Network, ...]
@@ -72,7 +72,7 @@ class Policy:
     nameservers: tuple[Network, ...]
     reserved: tuple[Network, ...]
     guards: tuple[Guard, ...]
-    session_users: tuple[str, ...]
+    session_groups: tuple[str, ...]
     bridge_table: bool
 
 
@@ -166,7 +166,7 @@ def parse_guard(given: object, where: str) -> Guard:
 
 def parse_policy(
     *, classes: Mapping[str, object], control: Iterable[object], platform: Iterable[object], hub_port: int,
-    nameservers: Iterable[object], reserved: Iterable[object], guards: Iterable[object], session_users: Iterable[str],
+    nameservers: Iterable[object], reserved: Iterable[object], guards: Iterable[object], session_groups: Iterable[str],
     bridge_table: bool,
 ) -> Policy:  # fmt: skip
     """Read the variables of the `network` role. Raises ValueError with one message for the first that is wrong."""
@@ -179,14 +179,14 @@ def parse_policy(
                 raise ValueError(
                     f"network_classes.{one.name}.subnet: {one.subnet} overlaps the host {host.with_prefixlen}; wanted a network that is not in use"
                 )
-    users = tuple(session_users)
-    for user in users:
-        if not _USER.fullmatch(user):
-            raise _fail("network_session_users", user, "names of local users")
+    groups = tuple(session_groups)
+    for group in groups:
+        if not _GROUP.fullmatch(group):
+            raise _fail("network_session_groups", group, "names of local groups")
     return Policy(
         parsed, control_networks, platform_networks, int(hub_port), parse_networks(nameservers, "network_nameservers"),
         parse_networks(reserved, "network_reserved"), tuple(parse_guard(g, f"network_guards[{i}]") for i, g in enumerate(guards)),
-        users, bridge_table,
+        groups, bridge_table,
     )  # fmt: skip
 
 
@@ -302,7 +302,7 @@ def render(policy: Policy) -> str:
         "\tchain local_to_session {",
         "\t\tmeta nfproto != ipv4 counter drop",
         "\t\tct state established,related accept",
-        *([f"\t\tmeta skuid {_braces(sorted(set(policy.session_users)))} meta l4proto tcp counter accept"] if policy.session_users else []),
+        *([f"\t\tmeta skgid {_braces(sorted(set(policy.session_groups)))} meta l4proto tcp counter accept"] if policy.session_groups else []),
         "\t\tcounter drop",
         "\t}",
         "",
