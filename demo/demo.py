@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,10 +24,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "testbed"))
+sys.path.insert(0, str(ROOT))
 
-import testbed  # noqa: E402 - it lives beside, and nothing is installed yet
-from testbed import TestbedError, say  # noqa: E402
+from testbed import testbed  # noqa: E402 - nothing is installed yet
+from testbed.testbed import TestbedError, say  # noqa: E402
 
 VENV = ROOT / ".venv"
 CACHE = ROOT / ".cache" / "demo"
@@ -62,7 +63,7 @@ def make_venv(requirements: Path) -> None:
     say(f"virtual environment {VENV.name} from {requirements.relative_to(ROOT)}")
     if not (VENV / "bin" / "python").exists():
         testbed.run(sys.executable, "-m", "venv", VENV)
-    pip = [VENV / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
+    pip: list[str | Path] = [VENV / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
     testbed.run(*pip, "--require-hashes", "-r", requirements, timeout=900)
     stamp.touch()
 
@@ -84,11 +85,16 @@ def playbook(path: str, log: str, *arguments: str) -> None:
         raise TestbedError(f"{path} ended with {process.returncode}; its output is in {CACHE / log}. Run `make demo` again to go on.")
 
 
-def ssh(script: str) -> str:
-    """Run a shell script on the control host and return what it printed."""
+def ssh_argv(script: str) -> list[str]:
+    """Give the command that runs a shell script on the control host."""
     directory = testbed.CACHE / NET
     options = ["-o", f"UserKnownHostsFile={directory}/known_hosts", "-o", "StrictHostKeyChecking=yes", "-o", "BatchMode=yes"]
-    return testbed.run("ssh", "-i", directory / "id_ed25519", *options, f"root@{CONTROL}", script).stdout
+    return ["ssh", "-i", str(directory / "id_ed25519"), *options, f"root@{CONTROL}", script]
+
+
+def ssh(script: str) -> str:
+    """Run a shell script on the control host and return what it printed."""
+    return testbed.run(*ssh_argv(script)).stdout
 
 
 def up() -> None:
@@ -132,6 +138,10 @@ def prove() -> None:
         sys.stdout.flush()
         argv = [str(VENV / "bin" / "python"), str(ROOT / "demo" / "prove.py"), "--address", CONTROL, "--domain", DOMAIN]
         argv += ["--ca", str(ca), "--password-file", str(password), "--nodes", "compute1", "compute2"]
+        # Swarm's own word on where the session runs, by the label that the hub gives its services.
+        service = "$(docker service ls -q --filter label=metalhub.user={user})"
+        services = f"docker service ps --filter desired-state=running --format '{{{{.Node}}}}' {service}"
+        argv += ["--locate", shlex.join(ssh_argv(services))]
         argv += ["--timings", *(f"{name}={seconds:.1f}" for name, seconds in timings.items())]
         if subprocess.run(argv, check=False).returncode != 0:
             raise TestbedError("the proof failed: the lines above say where")

@@ -118,7 +118,10 @@ def storage_refusal(settings: t.Mapping[str, t.Any], facts: t.Mapping[str, str])
                 f"mount it at {path} and set storage_device to 'existing'"
             )
     if device == "loop" and facts.get("exists") == "yes" and wanted < int(facts.get("bytes") or 0):
-        return f"storage_loop_size is {settings['loop_size']!r}, less than {source} has now ({facts['bytes']} bytes); it is never made smaller"
+        return (
+            f"storage_loop_size is {settings['loop_size']!r}, and {source} has {facts['bytes']} bytes now; legal is as much or more: "
+            "a file system with homes is never made smaller"
+        )
     return ""
 
 
@@ -184,17 +187,19 @@ def plan_mount(mount: t.Mapping[str, t.Any]) -> Mount:
             raise ValueError(f"{label}: credentials must not hold line breaks")
         if not {"username", "password"} <= set(credentials):
             raise ValueError(f"{label}: credentials of cifs need username and password")
-        secrets[f"{stem}.credentials"] = "".join(f"{key}={credentials[key]}\n" for key in ("username", "password", "domain") if key in credentials)
+        fields = [f"{key}={credentials[key]}\n" for key in ("username", "password", "domain") if key in credentials]
+        secrets[f"{stem}.credentials"] = "".join(fields)
         options.append(f"credentials={stem}.credentials")
     for key, option in (("private_key", "IdentityFile"), ("known_hosts", "UserKnownHostsFile")):
         if key in credentials:
             secrets[f"{stem}.{key}"] = credentials[key].rstrip("\n") + "\n"
             options.append(f"{option}={stem}.{key}")
+    fstypes = {"bind": "none", "cifs": "cifs", "nfs": "nfs4" if "vers=4" in ",".join(options) else "nfs", "fuse": f"fuse.{program}"}
     return Mount(
         unit=unit,
         path=path,
         what=source,
-        fstype={"bind": "none", "nfs": "nfs4" if "vers=4" in ",".join(options) else "nfs", "fuse": f"fuse.{program}"}.get(kind, kind),
+        fstype=fstypes[str(kind)],
         options=",".join(options),
         network=kind != "bind",
         assert_mount=bool(mount.get("source_is_mount")),
