@@ -1,17 +1,41 @@
-"""``python -m metalhub_hub check FILE``: is this document one the hub can start with?"""
+"""``python -m metalhub_hub``: small commands around the hub's process.
+
+    check FILE   is this document one the hub can start with? Prints each problem on a line.
+    wait URL     until the hub answers there, at most 100 seconds
+"""
 
 from __future__ import annotations
 
 import sys
+import time
+import urllib.error
+import urllib.request
 
 from .config import DocumentError, load
 
 
+def wait(url: str, seconds: float = 100) -> int:
+    """0 when ``url`` answers with 200, 1 when it has not within ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(url, timeout=2) as answer:
+                if answer.status == 200:
+                    return 0
+        except (urllib.error.URLError, OSError):
+            pass
+        time.sleep(0.1)
+    print(f"{url} does not answer after {seconds:g} s", file=sys.stderr)
+    return 1
+
+
 def main(arguments: list[str]) -> int:
-    """0: the document is fine. 1: the problems were printed, one a line. 2: wrong usage."""
-    if len(arguments) != 2 or arguments[0] != "check":
-        print("usage: python -m metalhub_hub check FILE", file=sys.stderr)
+    """0: fine. 1: not, and standard error says why. 2: wrong usage."""
+    if len(arguments) != 2 or arguments[0] not in ("check", "wait"):
+        print(__doc__, file=sys.stderr)
         return 2
+    if arguments[0] == "wait":
+        return wait(arguments[1])
     try:
         load(arguments[1])
     except DocumentError as error:

@@ -495,7 +495,7 @@ def parse(data: Any) -> Document:
         scratch=part.absolute("scratch", "/data"),
         homes_root=part.absolute("homes_root", "/srv/metalhub/homes"),
         shared_root=part.absolute("shared_root", "/srv/metalhub/shared"),
-        resolv_conf=part.absolute("resolv_conf", "/etc/metalhub/session/resolv.conf"),
+        resolv_conf=part.absolute("resolv_conf", "/etc/metalhub/session/{egress}/resolv.conf"),
         home_size=part.parsed("home_size", sizes.parse_size, "100G"),
         shm=part.parsed("shm", sizes.parse_size, "1G"),
         pids=part.number("pids", 1024, least=16),
@@ -511,7 +511,7 @@ def parse(data: Any) -> Document:
         api_url=part.url("api_url", "http://127.0.0.1:8099"),
         api_user=part.text("api_user", "hub"),
         api_password_file=part.absolute("api_password_file", ""),
-        routes_file=part.absolute("routes_file", "/var/lib/metalhub/traefik/routes/hub.toml"),
+        routes_file=part.absolute("routes_file", "/var/lib/metalhub/routes/hub.yml"),
         entrypoint=part.text("entrypoint", "websecure"),
     )
     part.end()

@@ -5,14 +5,37 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import json
+import os
 import time
 from typing import Any
 
 from jupyterhub_traefik_proxy.fileprovider import TraefikFileProviderProxy
 from tornado.httpclient import HTTPClientError
-from traitlets import default
+from traitlets import default, observe
 
 from . import platform
+
+
+class RoutesFile:
+    """The file of routes: JSON, which is YAML to Traefik, replaced at once, readable by its directory's group."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def load(self) -> dict[str, Any]:
+        with open(self.path, encoding="utf-8") as file:
+            data: dict[str, Any] = json.load(file)
+        return data
+
+    def atomic_dump(self, data: dict[str, Any]) -> None:
+        # No suffix that Traefik would read.
+        temporary = f"{self.path}.new"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640)
+        with open(descriptor, "w", encoding="utf-8") as file:
+            json.dump(data, file)
+        os.chmod(temporary, 0o640)
+        os.replace(temporary, self.path)
 
 
 class MetalhubProxy(TraefikFileProviderProxy):  # type: ignore[misc]
@@ -26,6 +49,14 @@ class MetalhubProxy(TraefikFileProviderProxy):  # type: ignore[misc]
         self._adding: dict[str, tuple[Any, asyncio.Task[None]]] = {}
         self._confirmed: dict[str, tuple[Any, float]] = {}
         platform.current().attach(self)
+
+    @default("dynamic_config_handler")
+    def _routes_file(self) -> RoutesFile:
+        return RoutesFile(self.dynamic_config_file)
+
+    @observe("dynamic_config_file")
+    def _set_dynamic_config_file(self, change: Any) -> None:
+        self.dynamic_config_handler = RoutesFile(change["new"])
 
     @default("traefik_api_hashed_password")
     def _hash_password(self) -> str:
