@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .egress import EgressClass, parse_class
 from .names import network_name
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -21,35 +22,7 @@ RESERVED = (
     "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
     "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/3",
 )  # fmt: skip
-# No class opens these, whatever it lists: the host itself, link-local (cloud metadata), multicast and broadcast.
-NEVER = ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")
-
-ALLOW_LEGAL = "an IPv4 address or network, then optionally :port or :first-last, then optionally /tcp or /udp, such as 10.0.0.5:443"
-
-_ALLOW = re.compile(
-    r"(?P<net>\d+\.\d+\.\d+\.\d+(?:/\d+)?)(?::(?P<first>\d+)(?:-(?P<last>\d+))?(?:/(?P<proto>tcp|udp))?)?", re.ASCII
-)
 _GROUP = re.compile(r"[a-z_][a-z0-9_-]{0,31}", re.ASCII)
-
-
-@dataclass(frozen=True)
-class Allow:
-    """One destination of a class: a network, and the ports on it (0 to 65535 where none is named)."""
-
-    network: ipaddress.IPv4Network
-    protocol: str
-    first: int
-    last: int
-
-
-@dataclass(frozen=True)
-class EgressClass:
-    """One egress class: the bridge ``mh-<name>``, its subnet, and what its sessions may reach."""
-
-    name: str
-    subnet: ipaddress.IPv4Network
-    public_internet: bool
-    allow: tuple[Allow, ...]
 
 
 @dataclass(frozen=True)
@@ -93,62 +66,24 @@ def parse_networks(values: Iterable[object], where: str) -> tuple[Network, ...]:
     return tuple(found)
 
 
-def parse_allow(value: object, where: str) -> Allow:
-    """Read one entry of a class's `allow`. Raises ValueError that names the place, the value and the legal form."""
-    match = _ALLOW.fullmatch(str(value))
-    if match is None:
-        raise _fail(where, value, f"{ALLOW_LEGAL} (host names need the egress proxy, which this release does not have)")
-    try:
-        network = ipaddress.IPv4Network(match["net"])
-    except ValueError:
-        raise _fail(where, value, ALLOW_LEGAL) from None
-    first = int(match["first"]) if match["first"] else 0
-    last = int(match["last"]) if match["last"] else (first or 65535)
-    if (match["first"] and first == 0) or not first <= last <= 65535:
-        raise _fail(where, value, "ports from 1 to 65535, the lower one first")
-    for closed in NEVER:
-        if network.subnet_of(ipaddress.IPv4Network(closed)):
-            raise _fail(where, value, f"a destination outside {closed}, which is closed for every class")
-    return Allow(network, match["proto"] or "tcp", first, last)
-
-
-def parse_class(name: str, given: object, where: str) -> EgressClass:
-    """Read one egress class of the inventory. Raises ValueError that names the place, the value and the legal form."""
-    try:
-        network_name(name)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-    where = f"{where}.{name}"
-    if not isinstance(given, Mapping):
-        raise _fail(where, given, "a dict of subnet, public_internet and allow")
-    if unknown := sorted(set(given) - {"subnet", "public_internet", "allow", "description"}):
-        raise _fail(where, unknown, "only subnet, public_internet, allow and description")
-    try:
-        subnet = ipaddress.IPv4Network(str(given.get("subnet")))
-        if subnet.prefixlen > 28 or any(subnet.overlaps(ipaddress.IPv4Network(never)) for never in NEVER):
-            raise ValueError
-    except ValueError:
-        raise _fail(f"{where}.subnet", given.get("subnet"), "an IPv4 network of /28 or larger, such as 10.231.0.0/20") from None
-    public = given.get("public_internet", False)
-    if not isinstance(public, bool):
-        raise _fail(f"{where}.public_internet", public, "true or false")
-    allow = given.get("allow") or []
-    if not isinstance(allow, Sequence) or isinstance(allow, str):
-        raise _fail(f"{where}.allow", allow, "a list of destinations")
-    parsed = tuple(parse_allow(entry, f"{where}.allow[{index}]") for index, entry in enumerate(allow))
-    return EgressClass(name, subnet, public, parsed)
-
-
 def parse_classes(given: Mapping[str, object], where: str) -> tuple[EgressClass, ...]:
     """Read all classes, sorted by name. Raises ValueError for a bad one, and for two whose subnets overlap."""
     if not isinstance(given, Mapping):
         raise _fail(where, given, "a dict of classes")
-    classes = tuple(parse_class(name, given[name], where) for name in sorted(given))
+    classes = []
+    for name in sorted(given):
+        value = given[name]
+        if not isinstance(value, Mapping):
+            raise _fail(f"{where}.{name}", value, "a dict of subnet, public_internet and allow")
+        try:
+            classes.append(parse_class(name, value))
+        except ValueError as error:
+            raise ValueError(f"{where}.{name}: {dict(value)!r} is not legal: {error}") from None
     for index, one in enumerate(classes):
         for other in classes[index + 1 :]:
             if one.subnet.overlaps(other.subnet):
                 raise ValueError(f"{where}: the subnets of {one.name} ({one.subnet}) and {other.name} ({other.subnet}) overlap")
-    return classes
+    return tuple(classes)
 
 
 def parse_guard(given: object, where: str) -> Guard:
@@ -213,10 +148,12 @@ def _set(name: str, networks: Iterable[Network]) -> list[str]:
 
 
 def _class_chain(one: EgressClass) -> list[str]:
-    lines = [f"\tchain class_{one.name.replace('-', '_')} {{", f"\t\tip saddr != {one.subnet} counter drop comment \"not an address of this class\""]
+    lines = [
+        f"\tchain class_{one.name.replace('-', '_')} {{",
+        f'\t\tip saddr != {one.subnet} counter drop comment "not an address of this class"',
+    ]
     for allow in one.allow:
-        ports = "" if (allow.first, allow.last) == (0, 65535) else f"{allow.first}" if allow.first == allow.last else f"{allow.first}-{allow.last}"
-        match = f"{allow.protocol} dport {ports}" if ports else f"meta l4proto {allow.protocol}"
+        match = f"{allow.protocol} dport {allow.port}" if allow.port else f"meta l4proto {allow.protocol}"
         lines.append(f"\t\tip daddr {_text(allow.network)} {match} counter accept")
     if one.public_internet:
         lines += [
@@ -302,7 +239,11 @@ def render(policy: Policy) -> str:
         "\tchain local_to_session {",
         "\t\tmeta nfproto != ipv4 counter drop",
         "\t\tct state established,related accept",
-        *([f"\t\tmeta skgid {_braces(sorted(set(policy.session_groups)))} meta l4proto tcp counter accept"] if policy.session_groups else []),
+        *(
+            [f"\t\tmeta skgid {_braces(sorted(set(policy.session_groups)))} meta l4proto tcp counter accept"]
+            if policy.session_groups
+            else []
+        ),
         "\t\tcounter drop",
         "\t}",
         "",

@@ -23,8 +23,9 @@ if t.TYPE_CHECKING:
 
 COLLECTION = Path(__file__).resolve().parents[2]
 
-# Files that an operator hands in, on the controller: the certificate, and the variable of its key.
-_CERTIFICATES = {"traefik_certificate": "traefik_certificate_key", "metalhub_extra_ca_bundle": None}
+# Files that an operator hands in, on the controller.
+_BUNDLE = "metalhub_extra_ca_bundle"
+_CERTIFICATE, _KEY = "traefik_certificate", "traefik_key"
 _CERTIFICATE_WARNING = datetime.timedelta(days=14)
 
 
@@ -158,11 +159,18 @@ class Reader:
     def _certificates(self, hosts: Sequence[Host]) -> Iterator[Problem]:
         seen = set()
         for host in hosts:
-            for variable, key_variable in _CERTIFICATES.items():
-                path, key = host.variables.get(variable), host.variables.get(key_variable or "")
-                if isinstance(path, str) and path and (variable, path, key) not in seen:
-                    seen.add((variable, path, key))
+            wanted = [(_BUNDLE, host.variables.get(_BUNDLE), None, None)]
+            # In its other modes, these are paths on the host, which the platform writes itself.
+            if host.variables.get("traefik_tls") == "files":
+                wanted.append((_CERTIFICATE, host.variables.get(_CERTIFICATE), _KEY, host.variables.get(_KEY)))
+            for variable, path, key_variable, key in wanted:
+                if (variable, str(path), str(key)) in seen:
+                    continue
+                seen.add((variable, str(path), str(key)))
+                if isinstance(path, str) and path:
                     yield from _check_certificate(variable, path, key_variable, key)
+                elif key_variable:
+                    yield Problem(variable, path, None, "With traefik_tls: files a certificate is needed.", "a PEM file on the controller")
 
 
 def _short(path: Path) -> str:

@@ -27,6 +27,11 @@ def run(host: Host, command: str) -> str:
     return str(done.stdout).strip()
 
 
+def put(host: Host, script: str) -> None:
+    text = (HERE / script).read_text(encoding="utf-8")
+    run(host, f"cat > /run/{script} <<'EOF'\n{text}\nEOF")
+
+
 @pytest.fixture(scope="module")
 def hosts() -> dict[str, Host]:
     inventory = os.environ.get("MOLECULE_INVENTORY_FILE") or os.environ["METALHUB_INVENTORY"]
@@ -42,26 +47,21 @@ def address(hosts: dict[str, Host]) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def world(hosts: dict[str, Host], address: dict[str, str]) -> Iterator[None]:
     """Servers that must and must not be reached, all inside the test network; nothing routes further."""
+    run(hosts["outside"], f"ip addr replace {METADATA}/32 dev eth0; ip addr replace {PUBLIC}/32 dev eth0")
     for name, ports in {
-        "outside": "tcp:80 tcp:53 udp:53 udp:443 tcp:8000 tcp:8001 udp:5353 udp:5354",
+        "outside": "tcp:80 tcp:53 udp:53 udp:443@203.0.113.10 tcp:8000 tcp:8001 udp:5353 udp:5354",
         "control": "tcp:5000 tcp:5001 tcp:8081 tcp:8700",
         "compute2": "tcp:8700",
     }.items():
-        for script in ("listen.py",):
-            text = (HERE / script).read_text(encoding="utf-8")
-            run(hosts[name], f"cat > /run/{script} <<'EOF'\n{text}\nEOF")
+        put(hosts[name], "listen.py")
         run(hosts[name], f"systemctl reset-failed test-listen 2>/dev/null; systemctl stop test-listen 2>/dev/null; "
                          f"systemd-run -q --unit test-listen python3 /run/listen.py {ports}")  # fmt: skip
     for name in ("control", "compute1", "compute2"):
         for target in (METADATA, PUBLIC):
             network = "169.254.0.0/16" if target == METADATA else "203.0.113.0/24"
             run(hosts[name], f"ip route replace blackhole {network}; ip route replace {target}/32 via {address['outside']}")
-    run(hosts["outside"], f"ip addr replace {METADATA}/32 dev eth0; ip addr replace {PUBLIC}/32 dev eth0")
-    for index in (1, 2):
-        text = (HERE / "reach.py").read_text(encoding="utf-8")
-        run(hosts[f"compute{index}"], f"cat > /run/reach.py <<'EOF'\n{text}\nEOF")
-    for name in ("control", "outside"):
-        run(hosts[name], f"cat > /run/reach.py <<'EOF'\n{(HERE / 'reach.py').read_text(encoding='utf-8')}\nEOF")
+    for host in hosts.values():
+        put(host, "reach.py")
     yield
     for host in hosts.values():
         host.run(f"systemctl stop test-listen; ip addr del {METADATA}/32 dev eth0; ip addr del {PUBLIC}/32 dev eth0; "
@@ -290,7 +290,12 @@ def test_only_the_control_host_opens_session_ports(sessions: dict[str, Session],
 
 def test_engines_and_services_are_for_the_platform_only(hosts: dict[str, Host], address: dict[str, str], world: None) -> None:
     engine = {f"tcp:{address[n]}:2376" for n in ("control", "compute1", "compute2")}
-    swarm = {f"tcp:{address['control']}:2377", f"tcp:{address['compute1']}:7946", f"tcp:{address['control']}:8081", f"tcp:{address['control']}:5000"}
+    swarm = {
+        f"tcp:{address['control']}:2377",
+        f"tcp:{address['compute1']}:7946",
+        f"tcp:{address['control']}:8081",
+        f"tcp:{address['control']}:5000",
+    }
     ssh = {f"tcp:{address[n]}:22" for n in ("control", "compute1", "compute2")}
     assert reach_from(hosts["outside"], *engine, *swarm, *ssh) == ssh, "SSH stays open, all of ours is closed"
     assert reach_from(hosts["control"], *engine, *swarm) == engine | swarm
@@ -305,11 +310,138 @@ def test_engines_and_services_are_for_the_platform_only(hosts: dict[str, Host], 
             rules_on(hosts[name])
 
 
-def test_docker_dns_is_no_way_out(sessions: dict[str, Session], hosts: dict[str, Host], address: dict[str, str]) -> None:
-    """The engine's resolver listens in every session; what it forwards leaves from the session's own namespace, where the rules hold."""
-    mark = f"leak{int(time.time())}"
-    me = sessions["me"]
-    run(hosts["compute1"], "cp /etc/resolv.conf /run/resolv.before")
-    hosts["compute1"].run(f"nsenter -t {me.pid} -n -m true; timeout 5 docker exec {me.container} nslookup {mark}.example 127.0.0.11")
-    seen = run(hosts["outside"], "journalctl -u test-listen --no-pager -o cat | tail -200")
-    assert mark not in seen
+def test_docker_dns_is_no_way_out(sessions: dict[str, Session], hosts: dict[str, Host]) -> None:
+    """The engine's resolver listens in each session. What it forwards leaves from the session's namespace, where the rules hold."""
+    me, node = sessions["me"], hosts["compute1"]
+    server = run(node, "awk '/^nameserver/ {print $2; exit}' /etc/resolv.conf")
+    run(node, f"ip route replace {server}/32 via $(ip -4 route get {PUBLIC} | grep -o 'via [0-9.]*' | cut -d' ' -f2)")
+    run(hosts["outside"], f"ip addr replace {server}/32 dev eth0")
+
+    def asked(mark: str) -> bool:
+        node.run(f"docker exec {me.container} timeout 4 nslookup {mark}.example. 127.0.0.11")
+        return mark in run(hosts["outside"], "journalctl -u test-listen --no-pager -o cat -n 300")
+
+    try:
+        assert not asked(f"closed{int(time.time())}")
+        rules_off(node)
+        assert asked(f"open{int(time.time())}")
+    finally:
+        rules_on(node)
+        run(node, f"ip route del {server}/32")
+        run(hosts["outside"], f"ip addr del {server}/32 dev eth0")
+
+
+ATTACKER = "attacker"
+
+
+@pytest.fixture
+def attacker(hosts: dict[str, Host], address: dict[str, str], world: None) -> Iterator[str]:
+    """A network namespace on the session bridge that, unlike a session, lives through restarts of the engine."""
+    node = hosts["compute1"]
+    session = Session(hosts, "t-anchor", "compute1", "internal")  # makes the bridge
+    node.run(f"ip netns del {ATTACKER}; ip link del at0")
+    run(node, f"ip netns add {ATTACKER}; ip link add at0 type veth peer name at1; ip link set at1 netns {ATTACKER} name eth0")
+    attach = "ip link set at0 master mh-internal up || true"
+    run(node, f"{attach}; ip -n {ATTACKER} addr add 10.231.15.250/20 dev eth0; ip -n {ATTACKER} link set eth0 up; ip -n {ATTACKER} link set lo up; "
+              f"ip -n {ATTACKER} route add default via 10.231.0.1")  # fmt: skip
+    yield attach
+    run(node, f"ip netns del {ATTACKER}")
+    run(session.manager, "docker service rm t-anchor")
+
+
+ACTIONS = {
+    "nftables restarts": "systemctl restart nftables",
+    "nftables reloads": "systemctl reload nftables",
+    "nftables stops and starts": "systemctl stop nftables; sleep 0.3; systemctl start nftables",
+    "our own unit restarts": "systemctl restart metalhub-network; systemctl reload metalhub-network; systemctl stop metalhub-network; systemctl start metalhub-network",
+    "the engine restarts": "systemctl reset-failed docker; systemctl restart docker",
+    "the engine is killed": "systemctl kill -s KILL docker; sleep 1; systemctl reset-failed docker; systemctl start docker",
+}
+
+
+def probe_during(node: Host, address: dict[str, str], attach: str, actions: list[str]) -> tuple[set[str], int]:
+    """Attack without a pause while things restart. Returns what answered, and how often the allowed destination did."""
+    forbidden_here = [
+        f"tcp:{address['compute1']}:22", f"tcp:{address['compute1']}:2376", f"tcp:{address['outside']}:8001", f"tcp:{METADATA}:80",
+        f"tcp:{address['control']}:22", f"tcp:{PUBLIC}:80",
+    ]  # fmt: skip
+    allowed = f"tcp:{address['control']}:8081"
+    run(node, "systemctl start nftables; systemctl stop test-attack 2>/dev/null; systemctl reset-failed test-attack 2>/dev/null; rm -f /run/attack.log; "
+              "systemd-run -q --unit test-attack -p StandardOutput=file:/run/attack.log "
+              f"ip netns exec {ATTACKER} python3 /run/reach.py --for 300 {allowed} {' '.join(forbidden_here)}")  # fmt: skip
+    time.sleep(1)
+    for action in actions:
+        for _ in range(4):
+            node.run(action)
+            # The engine may have made the bridge anew; while it was away nothing could pass.
+            node.run(attach)
+            time.sleep(0.3)
+    time.sleep(1)
+    run(node, "systemctl stop test-attack")
+    hits = [line.split()[1] for line in run(node, "cat /run/attack.log").splitlines()]
+    return set(hits) - {allowed}, hits.count(allowed)
+
+
+def test_restarts_open_nothing(hosts: dict[str, Host], address: dict[str, str], attacker: str) -> None:
+    leaks, allowed = probe_during(hosts["compute1"], address, attacker, list(ACTIONS.values()))
+    assert leaks == set()
+    assert allowed > 20, "the attacker must have been at work all the time"
+
+
+def test_without_the_drop_in_a_restart_of_nftables_opens_all(hosts: dict[str, Host], address: dict[str, str], attacker: str) -> None:
+    node = hosts["compute1"]
+    drop_in = "/etc/systemd/system/nftables.service.d/metalhub.conf"
+    run(node, f"mv {drop_in} /run/kept.conf; systemctl daemon-reload; iptables -t nat -A POSTROUTING -s 10.231.0.0/20 -j MASQUERADE")
+    try:
+        leaks, _ = probe_during(node, address, attacker, ["systemctl restart nftables; sleep 1"])
+        assert leaks
+    finally:
+        run(node, f"mv /run/kept.conf {drop_in}; systemctl daemon-reload; systemctl restart metalhub-network docker")
+
+
+def test_sessions_start_after_the_engine_was_restarted_or_killed(hosts: dict[str, Host], sessions: dict[str, Session]) -> None:
+    """moby#37087: a record of the swarm's network that stays behind makes the engine reject every later session."""
+    node = hosts["compute2"]
+    for action in (ACTIONS["the engine restarts"], ACTIONS["the engine is killed"]):
+        Session(hosts, "t-before", "compute2", "internal")
+        run(node, action)
+        wait_ready(hosts["control"], "compute2")
+        Session(hosts, "t-after", "compute2", "internal")
+
+
+def wait_ready(manager: Host, node: str) -> None:
+    for _ in range(60):
+        if run(manager, f"docker node inspect {node} --format '{{{{.Status.State}}}}'") == "ready":
+            return
+        time.sleep(0.5)
+    raise AssertionError(f"{node} did not come back")
+
+
+def test_without_the_cure_the_engine_rejects_sessions(hosts: dict[str, Host]) -> None:
+    node = hosts["compute2"]
+    run(
+        node,
+        "mkdir -p /run/systemd/system/docker.service.d; printf '[Service]\nExecStartPre=\n' > /run/systemd/system/docker.service.d/zz.conf; systemctl daemon-reload",
+    )
+    try:
+        Session(hosts, "t-before", "compute2", "internal")
+        run(node, ACTIONS["the engine is killed"])
+        wait_ready(hosts["control"], "compute2")
+        with pytest.raises(AssertionError, match="exists"):
+            Session(hosts, "t-after", "compute2", "internal")
+    finally:
+        run(node, "rm /run/systemd/system/docker.service.d/zz.conf; systemctl daemon-reload; systemctl restart docker")
+        wait_ready(hosts["control"], "compute2")
+
+
+def test_networks_of_others_are_kept(hosts: dict[str, Host]) -> None:
+    """The cure would lose a network that somebody else made, so it is left out, and the engine's log says so."""
+    node = hosts["compute2"]
+    run(node, "docker network create somebody-elses")
+    try:
+        run(node, "systemctl restart docker")
+        assert "somebody-elses" in run(node, "docker network ls --format '{{.Name}}'").split()
+        assert "networks that Metalhub did not make: somebody-elses" in run(node, "journalctl -u docker --no-pager -o cat -n 50")
+    finally:
+        run(node, "docker network rm somebody-elses; systemctl restart docker")
+        wait_ready(hosts["control"], "compute2")

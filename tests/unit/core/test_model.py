@@ -450,9 +450,11 @@ def test_variables_of_others_can_be_listed() -> None:
         ("10.0.0.5:443", "10.0.0.5/32", 443),
         ("10.2.0.0/16", "10.2.0.0/16", None),
         ("10.2.0.0/16:22", "10.2.0.0/16", 22),
-        ("2001:db8::5", "2001:db8::5/128", None),
-        ("[2001:db8::5]:443", "2001:db8::5/128", 443),
-        ("[2001:db8::]/32", None, None),
+        ("10.0.0.6:53/udp", "10.0.0.6/32", 53),
+        ("10.0.0.6:53/icmp", None, None),
+        ("2001:db8::5", None, None),
+        ("[2001:db8::5]:443", None, None),
+        ("169.254.169.254:80", None, None),
     ],
 )
 def test_destinations(text: str, network: str | None, port: int | None) -> None:

@@ -154,7 +154,7 @@ def test_certificates(tmp_path: Path, certificate: str, key: str, words: str) ->
     make_certificate(tmp_path, "good", 90)
     make_certificate(tmp_path, "old", -1)
     key_path = str(tmp_path / key) if key else ""
-    problems = list(_check_certificate("traefik_certificate", str(tmp_path / certificate), "traefik_certificate_key", key_path))
+    problems = list(_check_certificate("traefik_certificate", str(tmp_path / certificate), "traefik_key", key_path))
     assert [p for p in problems if words and words in p.message] == problems
     assert bool(problems) == bool(words)
 
@@ -162,6 +162,15 @@ def test_certificates(tmp_path: Path, certificate: str, key: str, words: str) ->
 def test_unreadable_bundle(site: SiteDir) -> None:
     site.append("metalhub_extra_ca_bundle: /nowhere/ca.pem\n")
     assert "The certificate cannot be read: No such file or directory." in site.message()
+
+
+def test_certificate_files_are_read_where_they_are_used(site: SiteDir) -> None:
+    site.append("traefik_certificate: /nowhere/site.crt\n")
+    assert site.run().returncode == 0
+    site.append("traefik_tls: files\n")
+    text = site.message()
+    assert 'traefik_certificate = "/nowhere/site.crt"' in text
+    assert "The certificate cannot be read" in text
 
 
 def test_plan_is_words_and_a_page(site: SiteDir, tmp_path: Path) -> None:
