@@ -39,7 +39,7 @@ def _merge(
             into[key] = known + [item for item in value if item not in known]
         elif key not in into:
             into[key] = list(value) if isinstance(value, list) else value
-        elif known != value:
+        elif known != value or isinstance(known, bool) != isinstance(value, bool):
             raise FragmentConflict(
                 f"Docker setting {'.'.join(here)}: {owners[here]!r} wants {known!r} and {owner!r} wants {value!r}; "
                 "one of them has to give it up"
