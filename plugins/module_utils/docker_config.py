@@ -27,9 +27,7 @@ def merge_fragments(fragments: t.Mapping[str, Fragment]) -> dict[str, t.Any]:
     return merged
 
 
-def _merge(
-    into: dict[str, t.Any], fragment: Fragment, owner: str, owners: dict[tuple[str, ...], str], path: tuple[str, ...]
-) -> None:
+def _merge(into: dict[str, t.Any], fragment: Fragment, owner: str, owners: dict[tuple[str, ...], str], path: tuple[str, ...]) -> None:
     for key, value in fragment.items():
         here = (*path, key)
         known = into.get(key)

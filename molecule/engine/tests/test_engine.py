@@ -51,7 +51,8 @@ def test_the_engine_answers_the_hub_and_nobody_else(hosts):
     assert with_certificate.rc == 0 and json.loads(with_certificate.stdout)["Name"] == WORKER
     assert _api(hosts, f"--cacert {pki}/ca.crt").rc != 0
     hosts[MANAGER].check_output(
-        "cd /tmp && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=hub-client -keyout s.key -out s.crt -days 1"
+        "cd /tmp && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=hub-client"
+        " -keyout s.key -out s.crt -days 1"
     )
     assert _api(hosts, f"--cacert {pki}/ca.crt --cert /tmp/s.crt --key /tmp/s.key").rc != 0
 
@@ -66,9 +67,7 @@ def test_the_engine_is_as_configured(hosts):
 
 
 def test_the_swarm_has_its_nodes_and_labels(hosts):
-    nodes = json.loads(
-        hosts[MANAGER].check_output("docker node inspect $(docker node ls -q)")
-    )
+    nodes = json.loads(hosts[MANAGER].check_output("docker node inspect $(docker node ls -q)"))
     seen = {n["Description"]["Hostname"]: (n["Spec"]["Role"], n["Status"]["State"], n["Spec"]["Labels"]) for n in nodes}
     assert seen == {MANAGER: ("manager", "ready", {}), WORKER: ("worker", "ready", {"metalhub.pool": "cpu"})}
 

@@ -101,7 +101,10 @@ def test_a_manager_named_twice_is_a_problem():
     assert "twice" in quorum_problem(["a", "a", "b"])
 
 
-@given(st.dictionaries(st.sampled_from("abc"), st.text(max_size=2)), st.dictionaries(st.sampled_from("abc"), st.none() | st.text(max_size=2)))
+@given(
+    st.dictionaries(st.sampled_from("abc"), st.text(max_size=2)),
+    st.dictionaries(st.sampled_from("abc"), st.none() | st.text(max_size=2)),
+)
 def test_labels_end_as_wanted_and_the_rest_stays(known, wanted):
     merged = merge_labels(known, wanted)
     for key in "abc":
