@@ -27,9 +27,7 @@ def merge_fragments(fragments: t.Mapping[str, Fragment]) -> dict[str, t.Any]:
     return merged
 
 
-def _merge(
-    into: dict[str, t.Any], fragment: Fragment, owner: str, owners: dict[tuple[str, ...], str], path: tuple[str, ...]
-) -> None:
+def _merge(into: dict[str, t.Any], fragment: Fragment, owner: str, owners: dict[tuple[str, ...], str], path: tuple[str, ...]) -> None:
     for key, value in fragment.items():
         here = (*path, key)
         known = into.get(key)
@@ -39,7 +37,7 @@ def _merge(
             into[key] = known + [item for item in value if item not in known]
         elif key not in into:
             into[key] = list(value) if isinstance(value, list) else value
-        elif known != value:
+        elif known != value or isinstance(known, bool) != isinstance(value, bool):
             raise FragmentConflict(
                 f"Docker setting {'.'.join(here)}: {owners[here]!r} wants {known!r} and {owner!r} wants {value!r}; "
                 "one of them has to give it up"

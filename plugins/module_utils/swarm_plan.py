@@ -110,8 +110,6 @@ def plan(host: Host, nodes: t.Sequence[Node] | None, replace: bool = False) -> P
         return Plan("rejoin" if member else "join", True, stale)
     assert entry is not None
     update = (
-        entry.role != host.role
-        or entry.availability != host.availability
-        or merge_labels(entry.labels, host.labels) != dict(entry.labels)
+        entry.role != host.role or entry.availability != host.availability or merge_labels(entry.labels, host.labels) != dict(entry.labels)
     )
     return Plan("keep", update, stale)

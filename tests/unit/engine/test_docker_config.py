@@ -1,0 +1,66 @@
+"""One daemon.json out of many fragments."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.metalhub.platform.plugins.module_utils.docker_config import FragmentConflict, merge_fragments
+from hypothesis import given
+from hypothesis import strategies as st
+
+SCALARS = st.one_of(st.booleans(), st.integers(0, 3), st.sampled_from(["a", "b"]))
+SETTINGS = st.recursive(
+    st.dictionaries(st.sampled_from("pqr"), st.one_of(SCALARS, st.lists(st.sampled_from("xyz"), unique=True)), max_size=3),
+    lambda inner: st.dictionaries(st.sampled_from("st"), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+def leaves(document, path=()):
+    """All (path, value) of a document that are no mapping."""
+    for key, value in document.items():
+        if isinstance(value, dict):
+            yield from leaves(value, (*path, key))
+        else:
+            yield (*path, key), value
+
+
+@given(st.dictionaries(st.sampled_from(["docker", "gvisor", "mig"]), SETTINGS, max_size=3))
+def test_everything_wanted_is_there_or_the_conflict_is_named(fragments):
+    try:
+        merged = dict(leaves(merge_fragments(fragments)))
+    except FragmentConflict as error:
+        assert sum(repr(owner) in str(error) for owner in fragments) >= 2
+        return
+    for fragment in fragments.values():
+        for path, value in leaves(fragment):
+            assert set(value) <= set(merged[path]) if isinstance(value, list) else merged[path] == value
+
+
+@given(SETTINGS)
+def test_one_owner_gets_what_it_asks_for_and_keeps_its_own(settings):
+    before = repr(settings)
+    merged = merge_fragments({"docker": settings})
+    assert merged == settings
+    merged["new"] = 1
+    assert repr(settings) == before
+
+
+def test_the_order_of_fragments_does_not_matter():
+    one, two = {"dns": ["1.1.1.1"], "runtimes": {"a": {}}}, {"dns": ["9.9.9.9"], "runtimes": {"b": {}}}
+    assert merge_fragments({"x": one, "y": two}) == merge_fragments({"y": two, "x": one})
+    assert merge_fragments({"x": one, "y": two}) == {"dns": ["1.1.1.1", "9.9.9.9"], "runtimes": {"a": {}, "b": {}}}
+
+
+def test_a_conflict_names_the_setting_the_owners_and_the_values():
+    with pytest.raises(FragmentConflict, match=r"runtimes\.runsc\.path: 'gvisor' wants '/a' and 'site' wants '/b'"):
+        merge_fragments({"gvisor": {"runtimes": {"runsc": {"path": "/a"}}}, "site": {"runtimes": {"runsc": {"path": "/b"}}}})
+
+
+def test_true_is_not_one():
+    with pytest.raises(FragmentConflict):
+        merge_fragments({"a": {"icc": True}, "b": {"icc": 1}})
+
+
+def test_a_fragment_must_be_a_mapping():
+    with pytest.raises(TypeError, match="gvisor"):
+        merge_fragments({"gvisor": ["x"]})
