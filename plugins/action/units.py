@@ -16,21 +16,45 @@ _GLOB = re.compile(r"^/[A-Za-z0-9_./*?@:+\\\[\]-]+$")
 # The moment from which a unit surely runs with what lay on the disk: the beginning of its start, or the last reload that we
 # began (a reload leaves no mark in systemd). A configuration file whose inode changed later makes it stale. Held against the
 # files themselves, not against what this run happened to change, a run that was killed before its restart is mended.
+# The times are compared on the host, so that an answer is the same as long as nothing differs. /proc/uptime has hundredths
+# only: 0.02 s allow for its rounding, to the side of one restart too many.
 _CHECK = r"""
-boot=$(cut -d' ' -f1 /proc/uptime); now=$(date +%s.%N)
-look() {
-  unit=$1; shift
-  state=$(systemctl show -p LoadState -p ActiveState -p Result -p UnitFileState -p NeedDaemonReload \
-    -p InactiveExitTimestampMonotonic -p ExecMainStartTimestampMonotonic -- "$unit" | tr '\n' ' ')
-  stamp=$(stat -c %.Y "/run/metalhub/units/$unit" 2>/dev/null || echo 0)
-  newest=0
-  for f in "$@"; do
-    [ -e "$f" ] || continue
-    newest="$newest $(find "$f" '(' -type f -o -type d ')' -printf '%C@ ' 2>/dev/null)"
-  done
-  newest=$(printf '%s\n' $newest | sort -n | tail -n 1)
-  echo "unit=$unit now=$now uptime=$boot stamp=$stamp newest=$newest $state"
+watch() {
+  number=$1
+  printf 'watch %s %s\n' "$number" "$2"
+  shift 2
+  left=$#
+  while [ "$left" -gt 0 ]; do [ ! -e "$1" ] || set -- "$@" "$1"; shift; left=$((left - 1)); done
+  [ "$#" -eq 0 ] || find "$@" '(' -type f -o -type d ')' -printf "changed $number %C@\n" 2>/dev/null
 }
+{ read -r up rest < /proc/uptime; echo "clock $(date +%s.%N) $up"
+(cd /run/metalhub/units 2>/dev/null && stat -c 'reloaded %n %.Y' -- @UNITS@ 2>/dev/null)
+@WATCHES@
+systemctl show -p LoadState -p ActiveState -p UnitFileState -p NeedDaemonReload \
+  -p InactiveExitTimestampMonotonic -p ExecMainStartTimestampMonotonic -- @UNITS@
+} | awk -v names='@NAMES@' '
+BEGIN { split(names, unit, " "); at = 1 }
+/^clock / { boot = $2 - $3; next }
+/^reloaded / { reloaded[$2] = $3 + 0; next }
+/^watch / { watched[$2] = $3; watches++; next }
+/^changed / { if ($3 + 0 > newest[$2]) newest[$2] = $3 + 0; next }
+/^$/ { at++; next }
+{ sep = index($0, "="); value[at, substr($0, 1, sep - 1)] = substr($0, sep + 1); if (at > last) last = at }
+END {
+  for (i = 1; i <= last; i++) {
+    print "unit=" unit[i] " LoadState=" value[i, "LoadState"] " ActiveState=" value[i, "ActiveState"] \
+      " UnitFileState=" value[i, "UnitFileState"] " NeedDaemonReload=" value[i, "NeedDaemonReload"]
+    begun = value[i, "InactiveExitTimestampMonotonic"] + 0
+    if (value[i, "ExecMainStartTimestampMonotonic"] + 0 > begun) begun = value[i, "ExecMainStartTimestampMonotonic"] + 0
+    since[unit[i]] = boot + begun / 1000000
+    if (reloaded[unit[i]] > since[unit[i]]) since[unit[i]] = reloaded[unit[i]]
+    runs[unit[i]] = value[i, "ActiveState"] ~ /^(active|activating|reloading)$/
+  }
+  for (i = 1; i <= watches; i++) {
+    u = watched[i]
+    print "stale=" (runs[u] && newest[i] > since[u] - 0.02 ? "yes" : "no")
+  }
+}'
 """
 
 _APPLY_PROLOGUE = r"""
@@ -76,19 +100,26 @@ class ActionModule(ActionBase):
                 if not _GLOB.match(glob):
                     raise AnsibleActionFail(f"units: {glob!r} is not an absolute path or glob")
 
-        # One look a unit and kind of watch: `look` takes the globs of one of them.
-        script = [_CHECK]
-        for unit in dict.fromkeys([*enabled, *stopped]):
-            script.append(f"look {quote_all([unit])}")
-        for table in (restart_on, reload_on):
-            for unit, globs in table.items():
-                script.append(f"look {quote_all([unit])} {' '.join(globs)}")
-        lines = run_script(self, "\n".join(script) + "\n", what="the look at units").splitlines()
+        units = list(dict.fromkeys([*enabled, *stopped, *restart_on, *reload_on]))
+        if not units:
+            return {"changed": False, "actions": []}
+        watches = [(unit, globs) for table in (restart_on, reload_on) for unit, globs in table.items()]
+        script = (
+            _CHECK.replace("@UNITS@", quote_all(units))
+            .replace("@NAMES@", " ".join(unit.replace("\\", "\\\\") for unit in units))
+            .replace(
+                "@WATCHES@",
+                "\n".join(f"watch {number} {quote_all([unit])} {' '.join(globs)}" for number, (unit, globs) in enumerate(watches, 1)),
+            )
+        )
+        lines = run_script(self, script, what="the look at units").splitlines()
         looks = [dict(word.partition("=")[::2] for word in line.split()) for line in lines]
-        states = {look["unit"]: look for look in looks[: len(dict.fromkeys([*enabled, *stopped]))]}
-        rest = looks[len(states) :]
-        stale_restart = {look["unit"] for look in rest[: len(restart_on)] if _stale(look)}
-        stale_reload = {look["unit"] for look in rest[len(restart_on) :] if _stale(look)} - stale_restart
+        if len(looks) != len(units) + len(watches):
+            raise AnsibleActionFail("units: systemd does not answer on the host")
+        states = {look["unit"]: look for look in looks[: len(units)]}
+        stale = [look["stale"] == "yes" for look in looks[len(units) :]]
+        stale_restart = {unit for unit, old in zip(restart_on, stale[: len(restart_on)], strict=True) if old}
+        stale_reload = {unit for unit, old in zip(reload_on, stale[len(restart_on) :], strict=True) if old} - stale_restart
 
         commands: list[str] = []
         actions: list[str] = []
@@ -97,7 +128,7 @@ class ActionModule(ActionBase):
             commands.append(f"act {verb} {quote_all([unit])} {options}")
             actions.append(f"{verb} {unit}")
 
-        if any(look["NeedDaemonReload"] == "yes" for look in looks):
+        if any(look["NeedDaemonReload"] == "yes" for look in states.values()):
             commands.append("systemctl daemon-reload || exit 1")
             actions.append("daemon-reload")
         for unit in stopped:
@@ -131,13 +162,3 @@ class ActionModule(ActionBase):
         if self._task.diff and actions:
             result["diff"] = {"before": "", "after": "".join(f"{action}\n" for action in actions)}
         return result
-
-
-def _stale(look: dict[str, str]) -> bool:
-    """Whether an active unit began before the newest of its files changed. All times in seconds since the epoch."""
-    if look["ActiveState"] not in ("active", "activating", "reloading") or not look.get("newest"):
-        return False
-    begun = max(int(look.get("InactiveExitTimestampMonotonic") or 0), int(look.get("ExecMainStartTimestampMonotonic") or 0))
-    epoch = float(look["now"]) - float(look["uptime"]) + begun / 1e6
-    # /proc/uptime has hundredths only: allow for its rounding, to the side of one restart too many.
-    return float(look["newest"]) > max(epoch, float(look["stamp"])) - 0.02

@@ -9,6 +9,7 @@ from __future__ import annotations
 import typing as t
 
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
+from ansible_collections.metalhub.platform.plugins.plugin_utils import settled
 
 if t.TYPE_CHECKING:
     from ansible.plugins.action import ActionBase
@@ -22,14 +23,23 @@ def run_script(action: ActionBase, script: str, *, what: str, sensitive: bool = 
     `what` names the purpose in the error. Raises AnsibleActionFail when the script's exit status is not 0; with
     `sensitive` the output is left out of that error.
     """
-    # A blank line keeps the prologue apart from the script; in_data needs pipelining, which ansible.cfg sets.
-    result = action._low_level_execute_command("/bin/sh", in_data=(_PROLOGUE + script).encode())
+    # in_data needs pipelining, which ansible.cfg sets.
+    script = _PROLOGUE + script
+    with settled.asking():
+        result = action._low_level_execute_command("/bin/sh", in_data=script.encode())
     if result["rc"] == 0:
-        return t.cast(str, result["stdout"])
+        output = t.cast(str, result["stdout"])
+        settled.note({"host": host_key(action), "task": action._task.get_name(), "script": script, "digest": settled.digest(output)})
+        return output
     if result.get("unreachable"):
         raise AnsibleConnectionFailure(result.get("msg", f"could not reach the host ({what})"))
     said = "its output is hidden" if sensitive else (result["stderr"].strip() or result["stdout"].strip())[-2000:]
     raise AnsibleActionFail(f"{what} failed on the host with status {result['rc']}: {said}")
+
+
+def host_key(action: ActionBase) -> str:
+    """Name the machine that `action` speaks to, which is another than the task's host where it is delegated."""
+    return f"{action._connection.transport} {action._play_context.remote_addr} {action._play_context.port or ''}".rstrip()
 
 
 def quote_all(words: t.Iterable[str]) -> str:
