@@ -36,7 +36,7 @@ SUBNET = "10.249.0.0/24"
 HOSTS = ("control", "compute1", "compute2")
 CONTROL = "10.249.0.11"
 DOMAIN = "metalhub.test"
-PASSWORD_FILE = "/etc/metalhub/secrets/hub-admin-password"
+PASSWORD_FILE = "/etc/metalhub/secrets/admin-password"
 
 timings: dict[str, float] = {}
 

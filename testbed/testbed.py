@@ -188,13 +188,14 @@ def image_exists(name: str) -> bool:
 def base_image() -> str:
     """Give the name of a minimal Debian 13 image: pulled where images can be pulled, else made from packages."""
     made = "metalhub-testbed-base:trixie"
-    for name in (made, "debian:trixie-slim"):
-        if image_exists(name):
-            return name
+    if image_exists(made):
+        return made
+    pulled = "debian:trixie-slim"
     with contextlib.suppress(TestbedError):
-        say("trying to pull debian:trixie-slim")
-        if run("docker", "pull", "-q", "debian:trixie-slim", check=False, timeout=60).returncode == 0:
-            return "debian:trixie-slim"
+        say(f"trying to pull {pulled}")
+        if image_exists(pulled) or run("docker", "pull", "-q", pulled, check=False, timeout=60).returncode == 0:
+            run("docker", "tag", pulled, made)
+            return made
     say("no images can be pulled here: making one from packages (mmdebstrap)")
     if shutil.which("mmdebstrap") is None:
         install("mmdebstrap")

@@ -1,0 +1,139 @@
+"""What the roles storage and storage_mount promise, looked at on the hosts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jinja2
+import pytest
+from ansible.plugins.loader import init_plugin_loader
+
+ROOT = Path(__file__).resolve().parents[3]
+PKI = "/etc/metalhub/pki"
+MIB = 2**20
+
+
+def ask(hosts, method: str, path: str, limit: int = 0, certificate: str = "hub-client"):
+    body = f"""-d '{{"limit_bytes": {limit}}}'""" if limit else ""
+    tls = f"--cacert {PKI}/ca.crt --cert {PKI}/{certificate}.crt --key {PKI}/{certificate}.key"
+    answer = hosts["control"].run(f"curl -sS -m 20 -w '\\n%{{http_code}}' {tls} -X {method} {body} https://127.0.0.1:8700{path}")
+    assert answer.rc == 0, answer.stderr
+    text, _, status = answer.stdout.rpartition("\n")
+    return int(status), json.loads(text)
+
+
+def as_user(host, command: str):
+    return host.run(f"setpriv --reuid 1000 --regid 1000 --clear-groups sh -c '{command}'")
+
+
+def common_name(hosts) -> str:
+    return hosts["control"].check_output(f"openssl x509 -in {PKI}/hub-client.crt -noout -subject")
+
+
+def test_the_hubs_certificate_has_the_name_that_is_let_in(hosts):
+    document = json.loads(hosts["control"].file("/etc/metalhub/storage.json").content_string)
+    assert any(name in common_name(hosts) for name in document["clients"]), (common_name(hosts), document["clients"])
+
+
+def test_a_limit_cuts_on_the_node_and_a_larger_one_lets_through(hosts):
+    status, home = ask(hosts, "PUT", "/homes/limited", 20 * MIB)
+    assert (status, home["path"], home["limit_bytes"]) == (200, "/srv/metalhub/homes/limited", 20 * MIB)
+    node = hosts["compute1"]
+    write = f"dd if=/dev/urandom of={home['path']}/file bs=1M count=40 conv=fsync 2>&1"
+    cut = as_user(node, write)
+    assert cut.rc != 0 and ("quota exceeded" in cut.stdout or "No space left" in cut.stdout)
+    assert node.file(f"{home['path']}/file").size <= 20 * MIB
+    assert ask(hosts, "PUT", "/homes/limited", 80 * MIB)[0] == 200
+    assert as_user(node, write).rc == 0
+    assert node.file(f"{home['path']}/file").size == 40 * MIB
+    hosts["control"].check_output("sync -f /mnt/testbed/homes")
+    assert ask(hosts, "GET", "/homes/limited")[1]["used_bytes"] >= 40 * MIB
+
+
+def test_a_home_is_its_users_alone(hosts):
+    ask(hosts, "PUT", "/homes/private", 20 * MIB)
+    home = hosts["compute1"].file("/srv/metalhub/homes/private")
+    assert (home.uid, home.gid, home.mode) == (1000, 1000, 0o700)
+    assert hosts["compute1"].run("setpriv --reuid 1001 --regid 1001 --clear-groups ls /srv/metalhub/homes/private").rc != 0
+    shared = hosts["compute1"].file("/srv/metalhub/shared")
+    assert (shared.uid, shared.gid, shared.mode) == (1000, 1000, 0o775)
+
+
+def test_only_the_hub_may_ask(hosts):
+    assert ask(hosts, "GET", "/health", certificate="hub-client")[0] == 200
+    status, answer = ask(hosts, "PUT", "/homes/intruder", 20 * MIB, certificate="node")
+    assert status == 403 and "may not use" in answer["error"]
+    assert hosts["control"].run(f"curl -sS -m 5 --cacert {PKI}/ca.crt https://127.0.0.1:8700/health").rc != 0
+    assert ask(hosts, "GET", "/homes/intruder")[0] == 404
+
+
+def test_many_at_once_and_a_kill_leave_whole_homes(hosts):
+    """Killed while it makes homes, the service comes back, and asking again finishes what was begun."""
+    control = hosts["control"]
+    tls = f"--cacert {PKI}/ca.crt --cert {PKI}/hub-client.crt --key {PKI}/hub-client.key"
+    put = f"curl -s -o /dev/null -m 20 {tls} -X PUT -d '{{\"limit_bytes\": {20 * MIB}}}' https://127.0.0.1:8700/homes/many-$i"
+    control.check_output(f"for i in $(seq 8); do {put} & done; sleep 0.05; systemctl kill -s KILL metalhub-storage; wait")
+    control.check_output("timeout 20 sh -c 'until systemctl is-active -q metalhub-storage; do sleep 0.2; done'")
+    for number in range(1, 9):
+        status, home = ask(hosts, "PUT", f"/homes/many-{number}", 20 * MIB)
+        assert (status, home["limit_bytes"]) == (200, 20 * MIB)
+    owners = control.check_output("stat -c '%u %a' /mnt/testbed/homes/homes/many-*").splitlines()
+    assert owners == ["1000 700"] * 8
+
+
+def test_the_service_is_confined(hosts):
+    line = hosts["control"].run("systemd-analyze security --no-pager metalhub-storage.service").stdout.strip().splitlines()[-1]
+    assert float(line.split(":")[-1].split()[0]) <= 2.5, line
+
+
+def test_the_file_system_grew(hosts):
+    assert ask(hosts, "GET", "/health")[1]["total_bytes"] == 1536 * MIB
+
+
+def test_what_was_refused_was_not_formatted(hosts):
+    assert hosts["control"].check_output("blkid -p -s LABEL -o value /var/tmp/ext4.img") == "precious"
+    assert hosts["control"].check_output("blkid -p -s LABEL -o value /var/tmp/foreign.img") == "somebodys"
+    assert "no signature" in hosts["control"].check_output("head -c 2M /var/tmp/raw.img | tr -d '\\0'")
+
+
+def test_nothing_is_written_below_a_mount_that_is_away(hosts):
+    node = hosts["compute1"]
+    node.check_output("systemctl stop srv-metalhub.mount")
+    try:
+        away = node.run("touch /srv/metalhub/lost && mkdir -p /srv/metalhub/homes/lost")
+        assert away.rc != 0
+        assert node.check_output("ls -A /srv/metalhub") == ""
+    finally:
+        node.check_output("systemctl start srv-metalhub.mount")
+    assert node.run("test -d /srv/metalhub/homes").rc == 0
+
+
+def test_a_bind_waits_for_its_source_to_be_a_mount(hosts):
+    node = hosts["compute1"]
+    unit = "sed 's,^Where=.*,Where=/srv/other,; s,{0},{1},' /etc/systemd/system/srv-metalhub.mount > /run/systemd/system/srv-other.mount"
+    for source, works in (("/var/tmp", False), ("/mnt/testbed/homes", True)):
+        node.check_output(unit.format("/mnt/testbed/homes", source) + "; systemctl daemon-reload")
+        assert (node.run("systemctl start srv-other.mount").rc == 0) == works
+    node.check_output("systemctl stop srv-other.mount; rm /run/systemd/system/srv-other.mount; systemctl daemon-reload")
+
+
+@pytest.mark.parametrize(
+    "mount",
+    [
+        {"path": "/srv/metalhub", "source": "storage:/srv/metalhub", "type": "nfs"},
+        {"path": "/srv/a-b", "source": "//files/share", "type": "cifs", "credentials": {"username": "u", "password": "p"}},
+        {"path": "/srv/x", "source": "homes@storage:/srv", "type": "fuse"},
+    ],
+    ids=["nfs", "cifs", "fuse"],
+)
+def test_systemd_accepts_the_units_of_what_this_kernel_cannot_mount(hosts, mount):
+    init_plugin_loader([str(ROOT / "collections")])
+    from ansible_collections.metalhub.platform.plugins.module_utils import storage_plan
+
+    plan = storage_plan.plan_mount(mount)
+    text = jinja2.Template((ROOT / "roles/storage_mount/templates/_/storage.mount.j2").read_text(encoding="utf-8")).render(vars(plan))
+    node, path = hosts["compute1"], f"/run/verify/{plan.unit}"
+    node.check_output(f"mkdir -p /run/verify && cat > '{path}' <<'EOF'\n{text}\nEOF")
+    verified = node.run(f"systemd-analyze verify '{path}'")
+    assert verified.rc == 0 and not verified.stderr, verified.stderr
