@@ -81,9 +81,10 @@ def update(engine: Engine, identifier: str, check_mode: bool, **wanted: t.Any) -
             engine.request("POST", f"/nodes/{identifier}/update?version={node['Version']['Index']}", after)
             return result
         except EngineError as error:
-            if "out of sequence" not in str(error) or attempt == _TRIES - 1:
+            # The managers' quorum settles a moment after each of them that comes or goes.
+            if not ("out of sequence" in str(error) or "loss of quorum" in str(error)) or attempt == _TRIES - 1:
                 raise
-            time.sleep(0.1)
+            time.sleep(0.3)
     raise AssertionError("unreachable")
 
 
