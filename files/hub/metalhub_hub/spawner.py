@@ -461,8 +461,11 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
     def server(self) -> Any:
         """The hub's record of where the session listens."""
         server = Spawner.server.fget(self)
-        if server is not None and self._restored:
-            server.wait_up = self._trust
+        if server is not None:
+            if self._restored:
+                server.wait_up = self._trust
+            else:
+                server.__dict__.pop("wait_up", None)
         return server
 
     @server.setter

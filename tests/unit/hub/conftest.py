@@ -1,0 +1,213 @@
+"""A fake Swarm manager, homes service, Traefik API and session, each a real HTTP server on the loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from metalhub_hub import config
+
+GIB = 2**30
+IMAGE = "10.0.0.1:5000/lab@sha256:" + "a" * 64
+
+
+def document(tmp_path: Path, **changes: Any) -> dict[str, Any]:
+    """A small legal document, as YAML reads it."""
+    (tmp_path / "images.json").write_text(json.dumps({"lab": IMAGE}))
+    base: dict[str, Any] = {
+        "public_url": "https://hub.example.org",
+        "connect_url": "http://127.0.0.1:8081",
+        "state": str(tmp_path),
+        "images_file": str(tmp_path / "images.json"),
+        "cookie_secret_file": str(tmp_path / "cookie"),
+        "engine": {"managers": [f"unix://{tmp_path}/engine.sock"], "timeout": 0.5},
+        "session": {"start_timeout": "10s"},
+        "traefik": {"api_password_file": str(tmp_path / "traefik"), "routes_file": str(tmp_path / "routes.yml")},
+        "auth": {"admins": ["admin"], "admin_password_file": str(tmp_path / "admin")},
+        "pools": {"cpu": {"sandbox": "gvisor"}, "gpu": {"sandbox": "nvidia"}},
+        "flavors": {
+            "small": {"cpus": 1, "memory": "2G"},
+            "slice": {"cpus": 4, "memory": "32G", "gpu": {"profile": "1g.10gb", "count": 1}},
+        },
+        "images": {"lab": {"title": "JupyterLab"}, "gone": {}},
+        "egress_classes": ["packages", "internal"],
+        "profiles": {
+            "small": {"title": "Small", "image": "lab", "flavor": "small", "pool": "cpu", "egress": "packages", "default": True},
+            "slice": {"title": "Slice", "image": "lab", "flavor": "slice", "pool": "gpu", "egress": "packages"},
+            "pii": {"image": "lab", "flavor": "small", "pool": "cpu", "egress": "internal", "groups": ["clinical"]},
+            "ghost": {"image": "gone", "flavor": "small", "pool": "cpu", "egress": "packages"},
+        },
+        "quotas": {"default": "sessions=2, workspace=10G", "groups": {"research": "sessions=4"}, "users": {"eve": "workspace=1T"}},
+    }
+    base.update(changes)
+    return base
+
+
+@pytest.fixture
+def doc(tmp_path: Path) -> config.Document:
+    return config.parse(document(tmp_path))
+
+
+def make_node(name: str = "compute1", **changes: Any) -> dict[str, Any]:
+    node = {
+        "ID": f"id-{name}",
+        "Spec": {"Availability": "active", "Labels": {"metalhub.pool": "cpu", "metalhub.network": "ready"}},
+        "Description": {"Hostname": name, "Resources": {"NanoCPUs": 2 * 10**9, "MemoryBytes": 8 * GIB}},
+        "Status": {"State": "ready", "Addr": "127.0.0.1"},
+    }
+    node.update(changes)
+    return node
+
+
+class Served:
+    """An aiohttp application in a thread of its own, so that a hub in another process can talk to it as well."""
+
+    def __init__(self, handler: Callable[[web.Request], Awaitable[web.StreamResponse]], path: str = "") -> None:
+        self.handler, self.path, self.port = handler, path, 0
+        self.loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Served:
+        self._thread.start()
+        assert self._ready.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(10)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+
+        async def begin() -> None:
+            application = web.Application()
+            application.router.add_route("*", "/{path:.*}", self.handler)
+            runner = web.AppRunner(application, shutdown_timeout=0)
+            await runner.setup()
+            site = web.UnixSite(runner, self.path) if self.path else web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            if not self.path:
+                self.port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+            self._ready.set()
+
+        self.loop.run_until_complete(begin())
+        self.loop.run_forever()
+
+
+class FakeEngine:
+    """Enough of a Swarm manager: nodes, services, tasks. ``mode`` makes it sick, ``fate`` decides over new tasks."""
+
+    def __init__(self, path: str = "") -> None:
+        self.mode = "ok"
+        self.nodes = [make_node("compute1"), make_node("compute2")]
+        self.services: dict[str, dict[str, Any]] = {}
+        self.tasks: list[dict[str, Any]] = []
+        self.requests: list[str] = []
+        self.headers: list[Any] = []
+        self.port = 0  # where a running task's published port leads
+        self.fate: dict[str, Any] = {"State": "running"}
+        self.lose_answer = False  # create the service, and answer 500
+        self._count = itertools.count(1)
+        self.served = Served(self.handle, path)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append(f"{request.method} {request.path}")
+        if self.mode == "hang":
+            await asyncio.sleep(60)
+        if self.mode == "500":
+            return web.json_response({"message": "rpc error: context deadline exceeded"}, status=500)
+        if self.mode == "no leader":
+            return web.json_response({"message": "The swarm does not have a leader."}, status=503)
+        if request.path == "/_ping":
+            return web.Response(text="OK", headers={"Api-Version": "1.45"})
+        what = request.path.split("/", 2)[2]
+        filters = json.loads(request.query.get("filters", "{}"))
+        if what == "nodes":
+            return web.json_response(self.nodes)
+        if what == "tasks":
+            wanted = filters.get("label", [""])[0].partition("=")[2]
+            names = [task["Spec"]["ContainerSpec"]["Labels"]["metalhub.session"] for task in self.tasks]
+            return web.json_response([task for task, name in zip(self.tasks, names, strict=True) if wanted in ("", name)])
+        if what == "services":
+            return web.json_response(list(self.services.values()))
+        if what == "services/create":
+            self.headers.append(request.headers)
+            return self.create(await request.json())
+        name = what.removeprefix("services/")
+        found = next((s for s in self.services.values() if name in (s["ID"], s["Spec"]["Name"])), None)
+        if found is None:
+            return web.json_response({"message": f"service {name} not found"}, status=404)
+        if request.method == "DELETE":
+            del self.services[found["ID"]]
+            self.tasks = [task for task in self.tasks if task["ServiceID"] != found["ID"]]
+            return web.Response()
+        return web.json_response(found)
+
+    def create(self, spec: dict[str, Any]) -> web.Response:
+        if any(service["Spec"]["Name"] == spec["Name"] for service in self.services.values()):
+            return web.json_response({"message": "name conflicts with an existing object"}, status=409)
+        number = next(self._count)
+        service = {"ID": f"service{number}", "Spec": spec, "CreatedAt": "2026-01-01T00:00:00.123456789Z"}
+        self.services[service["ID"]] = service
+        self.add_task(service)
+        if self.lose_answer:
+            self.lose_answer = False
+            return web.json_response({"message": "broken pipe"}, status=500)
+        return web.json_response({"ID": service["ID"]}, status=201)
+
+    def add_task(self, service: dict[str, Any], **status: Any) -> dict[str, Any]:
+        number = next(self._count)
+        task = {
+            "ID": f"task{number}",
+            "CreatedAt": f"2026-01-01T00:00:{number:02}.5Z",
+            "ServiceID": service["ID"],
+            "NodeID": "id-compute1",
+            "DesiredState": "running",
+            "Spec": service["Spec"]["TaskTemplate"],
+            "Status": {
+                "PortStatus": {"Ports": [{"TargetPort": 8888, "PublishedPort": self.port, "PublishMode": "host"}]},
+                **self.fate,
+                **status,
+            },
+        }
+        self.tasks.append(task)
+        return task
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[FakeEngine]:
+    fake = FakeEngine(str(tmp_path / "engine.sock"))
+    with fake.served:
+        yield fake
+
+
+class FakeSession:
+    """A session's server. ``answering`` false: it takes the connection and says nothing, as a paused one does."""
+
+    def __init__(self) -> None:
+        self.answering = True
+        self.busy = False
+        self.served = Served(self.handle)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        if not self.answering:
+            await asyncio.sleep(60)
+        if request.path.endswith("/api/kernels"):
+            return web.json_response([{"execution_state": "busy" if self.busy else "idle"}])
+        return web.json_response({"version": "2"}, headers={"X-JupyterHub-Version": "6.1.1"})
+
+
+@pytest.fixture
+def session(engine: FakeEngine) -> Iterator[FakeSession]:
+    fake = FakeSession()
+    with fake.served:
+        engine.port = fake.served.port
+        yield fake

@@ -1,0 +1,96 @@
+"""The document: what is read from it, and that each mistake has one message that names it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import GIB, document
+from metalhub_hub import __main__ as command
+from metalhub_hub import config
+
+
+def test_sizes_and_durations_are_numbers_inside(tmp_path: Path) -> None:
+    raw = document(tmp_path)
+    raw["profiles"]["small"] |= {"idle_stop": "1h30m", "max_session": "2d"}
+    doc = config.parse(raw)
+    small = doc.profiles["small"]
+    assert (small.flavor.memory, small.idle_stop, small.max_session) == (2 * GIB, 5400, 172800)
+    assert doc.flavors["slice"].gpu == config.Gpu("MIG_1G_10GB", 1, "1g.10gb")
+    assert doc.quotas.default == config.Quota(sessions=2, workspace=10 * GIB)
+
+
+def change(path: str, value: Any) -> Any:
+    def apply(raw: dict[str, Any]) -> None:
+        *parents, last = path.split(".")
+        for parent in parents:
+            raw = raw[parent]
+        if value is ...:
+            del raw[last]
+        else:
+            raw[last] = value
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("profiles.small.flavor", "std-9x9", ["profiles.small.flavor", "'std-9x9'", "slice, small"]),
+        ("profiles.small.image", "nope", ["profiles.small.image", "'nope'", "gone, lab"]),
+        ("profiles.small.pool", "fast", ["profiles.small.pool", "'fast'", "cpu, gpu"]),
+        ("profiles.small.egress", "all", ["profiles.small.egress", "'all'", "internal, packages"]),
+        ("profiles.small.idle_stop", 30, ["profiles.small.idle_stop", "30", "30m"]),
+        ("profiles.small.egres", "packages", ["profiles.small.egres", "not known"]),
+        ("profiles.pii.default", True, ["small, pii", "default"]),
+        ("profiles.slice.pool", "cpu", ["profiles.slice", "MIG", "gvisor"]),
+        ("profiles", {}, ["profiles", "empty"]),
+        ("flavors.small.memory", "2 lots", ["flavors.small.memory", "'2 lots'"]),
+        ("flavors.small.cpus", "two", ["flavors.small.cpus", "'two'"]),
+        ("flavors.slice.gpu", {"profile": "1x.10gb", "count": 1}, ["flavors.slice.gpu.profile", "1x.10gb"]),
+        ("pools.cpu.sandbox", "chroot", ["pools.cpu.sandbox", "'chroot'", "gvisor, kata, nvidia, runc"]),
+        ("engine.managers", [], ["engine.managers", "empty"]),
+        ("engine.managers", ["tcp://1.2.3.4"], ["engine.managers", "tcp://1.2.3.4", "https://"]),
+        ("auth.admins", [], ["auth.admins"]),
+        ("auth.kind", "ldap", ["auth.kind", "'ldap'", "native, oidc"]),
+        ("auth.kind", "oidc", ["auth.oidc", "missing"]),
+        ("quotas.default", "gpu-a100=8h/day", ["quotas.default", "gpu-a100=8h/day", "sessions"]),
+        ("public_url", ..., ["public_url", "missing"]),
+        ("public_url", "hub.example.org", ["public_url", "hub.example.org", "https://"]),
+        ("colour", "blue", ["colour", "not known"]),
+    ],
+)
+def test_each_mistake_has_one_message(tmp_path: Path, path: str, value: Any, words: list[str]) -> None:
+    raw = document(tmp_path)
+    change(path, value)(raw)
+    with pytest.raises(config.DocumentError) as caught:
+        config.parse(raw)
+    assert len(caught.value.problems) == 1, caught.value.problems
+    for word in words:
+        assert word in caught.value.problems[0]
+
+
+def test_the_most_generous_grant_wins(doc: config.Document) -> None:
+    assert doc.quotas.of("bob", set(), "sessions") == 2
+    assert doc.quotas.of("bob", {"research"}, "sessions") == 4
+    assert doc.quotas.of("eve", set(), "workspace") == 2**40
+    assert config.Quotas().of("bob", set(), "sessions") is None
+
+
+def test_the_check_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "hub.yml"
+    raw = document(tmp_path)
+    path.write_text(yaml.safe_dump(raw))
+    assert command.main(["check", str(path)]) == 0
+    raw["pools"]["cpu"]["sandbox"] = "x"
+    raw["flavors"]["small"]["cpus"] = 0
+    path.write_text(yaml.safe_dump(raw))
+    assert command.main(["check", str(path)]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 2
+    path.write_text("a: [")
+    assert command.main(["check", str(path)]) == 1
+    assert command.main(["check", str(tmp_path / "none")]) == 1
+    assert "cannot be read" in capsys.readouterr().err
+    assert command.main([]) == 2

@@ -1,0 +1,241 @@
+"""A session's service, who may start it, and what its user is told."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import GIB, IMAGE, FakeEngine, document
+from metalhub_hub import cluster, config, culler, homes, platform, policy, service
+from metalhub_hub.engine import Tls
+from metalhub_hub.spawner import stop_cause
+
+
+OTHER = IMAGE.replace("a" * 64, "b" * 64)
+
+
+@contextlib.contextmanager
+def refused(words: str) -> Iterator[None]:
+    """Something is refused, and these words are in what the user reads."""
+    with pytest.raises(policy.Refused) as caught:
+        yield
+    assert words in caught.value.jupyterhub_message
+
+
+def spec(doc: config.Document, profile: str = "small", **environment: str) -> dict[str, Any]:
+    return service.spec(
+        doc,
+        doc.profiles[profile],
+        name="mh-ann-default-abc123",
+        user="ann",
+        server="",
+        home="ann",
+        image=IMAGE,
+        environment=environment,
+        command=["jupyterhub-singleuser"],
+    )
+
+
+def test_the_sandbox_is_closed(doc: config.Document) -> None:
+    task = spec(doc)["TaskTemplate"]
+    container = task["ContainerSpec"]
+    assert container["CapabilityDrop"] == ["ALL"] and "CapabilityAdd" not in container
+    assert container["Privileges"]["NoNewPrivileges"] is True
+    assert container["ReadOnly"] is True and container["User"] == "1000:1000"
+    assert {"Name": "nofile", "Soft": 65536, "Hard": 65536} in container["Ulimits"]
+    assert "@sha256:" in container["Image"]
+    limits, reserved = task["Resources"]["Limits"], task["Resources"]["Reservations"]
+    assert limits == {"NanoCPUs": 10**9, "MemoryBytes": 2 * GIB, "Pids": 1024}
+    assert reserved == {"NanoCPUs": 10**9, "MemoryBytes": 2 * GIB}
+    assert task["RestartPolicy"]["Condition"] == "none"
+    assert task["Placement"]["Constraints"] == ["node.labels.metalhub.pool==cpu", "node.labels.metalhub.network==ready"]
+    assert task["Networks"] == [{"Target": "mh-packages"}]
+
+
+def test_the_port_is_the_hosts_and_dynamic(doc: config.Document) -> None:
+    endpoint = spec(doc)["EndpointSpec"]
+    assert endpoint == {"Mode": "dnsrr", "Ports": [{"Protocol": "tcp", "TargetPort": 8888, "PublishMode": "host"}]}
+
+
+def test_mounts(doc: config.Document) -> None:
+    mounts = {mount["Target"]: mount for mount in spec(doc)["TaskTemplate"]["ContainerSpec"]["Mounts"]}
+    assert mounts["/home/user"] == {"Type": "bind", "Source": "/srv/metalhub/homes/ann", "Target": "/home/user"}
+    assert mounts["/mnt/shared"]["Source"] == "/srv/metalhub/shared"
+    assert mounts["/data"] == {"Type": "volume", "Target": "/data"}, "without a name it is removed with the container"
+    assert mounts["/etc/resolv.conf"]["Source"] == "/etc/metalhub/session/packages/resolv.conf"
+    assert mounts["/etc/resolv.conf"]["ReadOnly"] is True
+    assert mounts["/dev/shm"]["TmpfsOptions"] == {"SizeBytes": GIB, "Mode": 0o1777}
+
+
+def test_gpus_are_hidden_unless_reserved(doc: config.Document) -> None:
+    assert "NVIDIA_VISIBLE_DEVICES=void" in spec(doc)["TaskTemplate"]["ContainerSpec"]["Env"]
+    task = spec(doc, "slice")["TaskTemplate"]
+    assert not any(line.startswith("NVIDIA_VISIBLE_DEVICES") for line in task["ContainerSpec"]["Env"])
+    assert task["Resources"]["Reservations"]["GenericResources"] == [{"DiscreteResourceSpec": {"Kind": "MIG_1G_10GB", "Value": 1}}]
+
+
+def test_labels_say_whose_it_is(doc: config.Document) -> None:
+    body = spec(doc)
+    labels = {"metalhub.user": "ann", "metalhub.server": "", "metalhub.profile": "small", "metalhub.egress": "packages"}
+    assert labels.items() <= body["Labels"].items()
+    assert body["TaskTemplate"]["ContainerSpec"]["Labels"] == body["Labels"]
+    assert body["Labels"]["metalhub.session"] == body["Name"]
+
+
+# Who may start what
+
+
+@pytest.mark.parametrize(
+    ("groups", "options", "outcome"),
+    [
+        (set(), {}, "small"),
+        (set(), {"profile": "slice"}, "slice"),
+        ({"clinical"}, {"profile": "pii"}, "pii"),
+        (set(), {"profile": "pii"}, 403),
+        (set(), {"profile": "none"}, 403),
+        (set(), {"profile": ["small"]}, 403),
+        (set(), {"profile": {"a": 1}}, 403),
+        (set(), {"profile": "small", "image": "evil"}, 400),
+        (set(), {"egress": "internal"}, 400),
+    ],
+)
+def test_options_are_checked_wherever_they_come_from(doc: config.Document, groups: set[str], options: Any, outcome: Any) -> None:
+    if isinstance(outcome, str):
+        assert policy.choose(doc, groups, options).name == outcome
+    else:
+        with pytest.raises(policy.Refused) as caught:
+            policy.choose(doc, groups, options)
+        assert caught.value.status_code == outcome
+        assert "pii" not in caught.value.jupyterhub_message.replace(repr(options.get("profile")), "")
+
+
+def test_quota(doc: config.Document) -> None:
+    policy.check_quota(doc, "bob", set(), 1)
+    policy.check_quota(doc, "bob", {"research"}, 3)
+    with refused("limit is 2"):
+        policy.check_quota(doc, "bob", set(), 2)
+    assert policy.home_size(doc, "bob", set()) == 10 * GIB
+
+
+@pytest.mark.parametrize(
+    ("detail", "cause", "reason", "word"),
+    [
+        ("No such image: 10.0.0.1:5000/lab@sha256:aa", "rejected", "image", "missing"),
+        ('invalid mount config for type "bind": bind source path does not exist: /srv/metalhub/homes/ann', "rejected", "home", "offline"),
+        ("write /var/lib/docker: no space left on device", "rejected", "disk", "full disk"),
+        ("task: non-zero exit (3)", "failed", "failed", "exit code 3"),
+        ("node compute1 is down", "lost", "lost", "went away"),
+    ],
+)
+def test_a_start_that_fails_says_why_in_one_sentence(doc: config.Document, detail: str, cause: str, reason: str, word: str) -> None:
+    refused = policy.start_failure(doc.profiles["small"], cause, detail, 3, "/srv/metalhub/homes")
+    assert refused.reason == reason and word in refused.jupyterhub_message
+    assert len(re.findall(r"\.(?:\s|$)", refused.jupyterhub_message)) == 1
+    assert detail in refused.log_message and detail not in refused.jupyterhub_message
+
+
+def test_no_room_says_what_is_known(doc: config.Document) -> None:
+    small = doc.profiles["small"]
+    assert "no machine of its pool “cpu” is up" in policy.no_room(small, cluster.Room(0, 0, 0)).jupyterhub_message
+    assert "large enough" in policy.no_room(small, cluster.Room(0, 2, 0)).jupyterhub_message
+    assert "try again later" in policy.no_room(small, cluster.Room(0, 2, 2)).jupyterhub_message
+
+
+# Images
+
+
+def test_the_manifest_is_read_again_when_it_changes(tmp_path: Path) -> None:
+    path = tmp_path / "images.json"
+    images = platform.Images(str(path))
+    with refused("missing"):
+        images.reference("lab")
+    path.write_text(json.dumps({"lab": IMAGE, "loose": "lab:latest"}))
+    assert images.reference("lab") == IMAGE
+    with refused("missing"):
+        images.reference("loose")  # a tag is pulled again at each start, and says nothing
+    path.write_text("{ half")
+    assert images.reference("lab") == IMAGE
+    newer = tmp_path / "new"
+    newer.write_text(json.dumps({"lab": OTHER}))
+    newer.replace(path)
+    assert images.reference("lab") == OTHER
+
+
+# Homes
+
+
+async def test_a_home_that_is_offline(tmp_path: Path) -> None:
+    offline = homes.Homes(config.Storage("http://127.0.0.1:1", 0.5), Tls("", "", ""))
+    with refused("offline"):
+        await offline.ensure("ann", GIB)
+    await offline.close()
+
+
+# Idle and old
+
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
+
+
+@pytest.mark.parametrize(
+    ("idle", "age", "limits", "busy", "stops"),
+    [
+        (10, 100, (30, 0), False, False),
+        (30, 100, (30, 0), False, True),
+        (30, 100, (30, 0), True, False),  # a cell that runs for hours and prints nothing
+        (0, 100, (30, 100), True, True),
+        (0, 99, (30, 100), False, False),
+        (10**6, 10**6, (0, 0), False, False),
+        (None, 5, (30, 0), False, False),
+    ],
+)
+async def test_culling(idle: int | None, age: int, limits: tuple[int, int], busy: bool, stops: bool) -> None:
+    asked = []
+
+    async def kernels(url: str) -> bool:
+        asked.append(url)
+        return busy
+
+    server = {
+        "url": "/user/ann/",
+        "started": (NOW - timedelta(seconds=age)).isoformat().replace("+00:00", "Z"),
+        "state": {"idle_stop": limits[0], "max_session": limits[1], "url": "http://10.0.0.2:32768"},
+    }
+    inactive = None if idle is None else timedelta(seconds=idle)
+    assert await culler.should_stop(server, inactive, NOW, kernels) is stops
+    assert all(url == "http://10.0.0.2:32768/user/ann/" for url in asked)
+
+
+def test_why_a_session_is_stopped(doc: config.Document) -> None:
+    profile, now = doc.profiles["small"], NOW.replace(tzinfo=None)
+    hours = timedelta(hours=1)
+    assert stop_cause(profile, now - hours, now, now) == "user"
+    assert stop_cause(profile, now - 2 * hours, now - hours, now) == "idle"
+    assert stop_cause(profile, now - 12 * hours, now, now) == "max_session"
+    assert stop_cause(None, None, None, now) == "user"
+
+
+def test_every_ending_says_what_is_with_the_home() -> None:
+    assert all("home is intact" in sentence for sentence in policy.ENDINGS.values())
+
+
+# What nobody owns
+
+
+async def test_the_sweep_removes_only_old_services_that_nobody_claims(tmp_path: Path, engine: FakeEngine) -> None:
+    host = platform.Platform(config.parse(document(tmp_path)))
+    for name in ("mine", "orphan", "young"):
+        labels = {"ContainerSpec": {"Labels": {"metalhub.session": name}}}
+        engine.create({"Name": name, "TaskTemplate": labels})
+    young = next(s for s in engine.services.values() if s["Spec"]["Name"] == "young")
+    young["CreatedAt"] = NOW.isoformat()
+    assert await host.sweep({"mine"}, NOW) == ["orphan"]
+    assert sorted(s["Spec"]["Name"] for s in engine.services.values()) == ["mine", "young"]
+    assert '"cause": "orphan"' in (tmp_path / "audit.jsonl").read_text()
+    await host.engine.close()

@@ -1,0 +1,284 @@
+"""The spawner against a fake engine: what it starts, what it leaves, and what it believes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from datetime import datetime, timezone
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiohttp import web
+from conftest import FakeEngine, FakeSession, Served, document, make_node
+from jupyterhub import orm
+from metalhub_hub import config, platform
+from metalhub_hub.policy import Refused
+from metalhub_hub.spawner import MetalhubSpawner
+
+
+class Routes:
+    """The proxy, as far as a spawner knows it."""
+
+    def __init__(self) -> None:
+        self.routes: dict[str, str] = {}
+
+    async def add_route(self, spec: str, target: str, data: Any) -> None:
+        self.routes[spec] = target
+
+    async def delete_route(self, spec: str) -> None:
+        self.routes.pop(spec, None)
+
+
+class Here(MetalhubSpawner):
+    """Without the hub's environment around it."""
+
+    def get_env(self) -> dict[str, str]:
+        return {"JUPYTERHUB_API_TOKEN": "token"}
+
+
+@pytest.fixture
+async def spawner(tmp_path: Path, engine: FakeEngine, session: FakeSession) -> AsyncIterator[Here]:
+    host = platform.use(platform.Platform(config.parse(document(tmp_path, session={"start_timeout": "4s"}))))
+    host.proxy = Routes()
+    yield make(host)
+    await host.engine.close()
+    await host.homes.close()
+
+
+def make(host: platform.Platform, state: dict[str, Any] | None = None) -> Here:
+    database = orm.new_session_factory("sqlite:///:memory:")()
+    owner = orm.User(name="ann")
+    record = orm.Spawner(user=owner, name="", server=orm.Server(base_url="/user/ann/"), state=state or {})
+    database.add_all([owner, record])
+    database.commit()
+    user = SimpleNamespace(name="ann", groups=[], spawners={}, escaped_name="ann", database=database)
+    one = Here(user=user, orm_spawner=record, proxy_spec="/user/ann/")
+    user.spawners[""] = one
+    one.load_state(record.state)
+    return one
+
+
+async def start(spawner: Here, **options: str) -> str:
+    spawner.clear_state()
+    await spawner.apply_options(options)
+    return await spawner.start()
+
+
+def restarted(spawner: Here) -> Here:
+    """The session as another hub finds it, which knows only what the database holds."""
+    return make(spawner.platform, json.loads(json.dumps(spawner.get_state())))
+
+
+async def test_start_poll_stop(spawner: Here, engine: FakeEngine) -> None:
+    url = await start(spawner)
+    assert url == f"http://127.0.0.1:{engine.port}"
+    assert spawner.platform.proxy.routes == {"/user/ann/": url}
+    assert await spawner.poll() is None
+    assert await restarted(spawner).poll() is None
+    (service,) = engine.services.values()
+    assert service["Spec"]["Name"].startswith("mh-ann-default-")
+    await stop(spawner)
+    assert not engine.services
+    assert spawner.ending() == "", "who stopped it knows"
+    states = [json.loads(line)["state"] for line in Path(spawner.platform.audit.path).read_text().splitlines()]
+    assert states == ["queued", "running", "stopped"]
+
+
+async def stop(spawner: Here) -> None:
+    spawner.orm_spawner.started = spawner.orm_spawner.last_activity = datetime.now(timezone.utc).replace(tzinfo=None)
+    await spawner.stop()
+    spawner.clear_state()
+
+
+@pytest.mark.parametrize("mode", ["500", "hang", "no leader"])
+async def test_an_engine_that_cannot_tell_ends_nothing(spawner: Here, engine: FakeEngine, mode: str) -> None:
+    await start(spawner)
+    engine.mode = mode
+    await asyncio.sleep(0.1)
+    spawner.platform.cluster._taken = float("-inf")  # what was seen before is too old
+    assert await spawner.poll() is None
+    assert await restarted(spawner).poll() is None
+    engine.mode = "ok"
+    assert len(engine.services) == 1
+
+
+async def test_certainly_gone(spawner: Here, engine: FakeEngine) -> None:
+    await start(spawner)
+    engine.services.clear()
+    engine.tasks.clear()
+    spawner.platform.cluster._taken = float("-inf")
+    assert await spawner.poll() is not None
+    assert spawner.ended and spawner.ended["cause"] == "removed"
+
+
+@pytest.mark.parametrize(
+    ("change", "cause", "words"),
+    [
+        (lambda task, node: task["Status"].update(State="failed", ContainerStatus={"ExitCode": 137}), "memory", "memory limit of 2G"),
+        (lambda task, node: task["Status"].update(State="failed", ContainerStatus={"ExitCode": 2}), "failed", "exit code 2"),
+        (lambda task, node: task["Status"].update(State="complete"), "exited", "ended by itself"),
+        (lambda task, node: node["Status"].update(State="down"), "lost", "The machine that ran your session stopped answering"),
+        (lambda task, node: (node["Spec"].update(Availability="drain"), task.update(DesiredState="shutdown")), "drain", "taken out of service"),
+    ],
+)
+async def test_a_dead_session_is_removed_and_its_page_says_why(
+    spawner: Here, engine: FakeEngine, change: Any, cause: str, words: str
+) -> None:
+    await start(spawner)
+    change(engine.tasks[0], engine.nodes[0])
+    spawner.platform.cluster._taken = float("-inf")
+    assert await spawner.poll() is not None
+    assert not engine.services, "a dead service holds its place and its GPU"
+    assert spawner.ended and spawner.ended["cause"] == cause
+    spawner.clear_state()
+    later = restarted(spawner)
+    assert words in later.ending() and "home is intact" in later.ending()
+    assert await later.poll() == 0
+
+
+async def test_a_replaced_task_is_another_session(spawner: Here, engine: FakeEngine) -> None:
+    await start(spawner)
+    engine.add_task(next(iter(engine.services.values())))
+    spawner.platform.cluster._taken = float("-inf")
+    assert await spawner.poll() is not None
+    assert not engine.services
+
+
+async def refused(spawner: Here, **options: str) -> Refused:
+    with pytest.raises(Refused) as caught:
+        await start(spawner, **options)
+    return caught.value
+
+
+async def test_no_room_by_the_books(spawner: Here, engine: FakeEngine) -> None:
+    engine.nodes = [make_node(Description={"Resources": {"NanoCPUs": 10**9, "MemoryBytes": 10**9}})]
+    assert "no room" in (await refused(spawner)).jupyterhub_message
+    assert not engine.services and not spawner.platform.proxy.routes
+
+
+async def test_no_room_as_swarm_sees_it(spawner: Here, engine: FakeEngine) -> None:
+    engine.fate = {"State": "pending", "Err": "no suitable node (insufficient resources on 2 nodes)"}
+    began = asyncio.get_running_loop().time()
+    error = await refused(spawner)
+    assert "no room" in error.jupyterhub_message and "insufficient" in error.log_message
+    assert asyncio.get_running_loop().time() - began < 2.5
+    assert not engine.services
+
+
+@pytest.mark.parametrize(
+    ("fate", "words"),
+    [
+        ({"State": "rejected", "Err": "No such image: x@sha256:1"}, "image “lab” is missing"),
+        ({"State": "rejected", "Err": "bind source path does not exist: /srv/metalhub/homes/ann"}, "home is offline"),
+        ({"State": "failed", "Err": "task: non-zero exit (1)", "ContainerStatus": {"ExitCode": 1}}, "exit code 1"),
+        ({"State": "preparing"}, "did not start within 4 seconds"),
+    ],
+)
+async def test_a_failed_start_leaves_nothing(spawner: Here, engine: FakeEngine, fate: dict[str, Any], words: str) -> None:
+    engine.fate = fate
+    assert words in (await refused(spawner)).jupyterhub_message
+    assert not engine.services and not spawner.platform.proxy.routes
+    assert await spawner.poll() == 0
+
+
+async def test_a_session_that_never_answers(spawner: Here, engine: FakeEngine, session: FakeSession) -> None:
+    session.answering = False
+    assert "did not start" in (await refused(spawner)).jupyterhub_message
+    assert not engine.services and not spawner.platform.proxy.routes
+
+
+async def test_a_session_that_dies_while_it_opens(spawner: Here, engine: FakeEngine, session: FakeSession) -> None:
+    session.answering = False
+
+    async def die() -> None:
+        await asyncio.sleep(0.3)
+        engine.tasks[0]["Status"].update(State="failed", Err="task: non-zero exit (1)", ContainerStatus={"ExitCode": 1})
+
+    dying = asyncio.ensure_future(die())
+    assert "exit code 1" in (await refused(spawner)).jupyterhub_message
+    await dying
+    assert not engine.services
+
+
+async def test_a_missing_image_starts_nothing(spawner: Here, engine: FakeEngine) -> None:
+    assert "“gone”" in (await refused(spawner, profile="ghost")).jupyterhub_message
+    assert not engine.headers, "nothing was created"
+
+
+async def test_quota_counts_other_sessions(spawner: Here, engine: FakeEngine) -> None:
+    spawner.user.spawners |= {"a": SimpleNamespace(active=True), "b": SimpleNamespace(active=True), "c": SimpleNamespace(active=False)}
+    assert "limit is 2" in (await refused(spawner)).jupyterhub_message
+    assert not engine.headers
+
+
+@pytest.mark.parametrize("mode", ["500", "no leader"])
+async def test_a_start_without_an_engine(spawner: Here, engine: FakeEngine, mode: str) -> None:
+    engine.mode = mode
+    assert "cluster does not answer" in (await refused(spawner)).jupyterhub_message
+
+
+async def test_a_start_that_is_cancelled_leaves_nothing(spawner: Here, engine: FakeEngine) -> None:
+    engine.fate = {"State": "preparing"}
+    starting = asyncio.ensure_future(start(spawner))
+    while not engine.services:
+        await asyncio.sleep(0.01)
+    assert await spawner.poll() is None, "a start in progress is no dead session"
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert not engine.services
+
+
+async def test_progress_in_words(spawner: Here, engine: FakeEngine) -> None:
+    heard: list[str] = []
+
+    async def listen() -> None:
+        async for event in spawner.progress():
+            heard.append(event["step"])
+
+    listening = asyncio.ensure_future(listen())
+    await start(spawner)
+    await asyncio.sleep(0)
+    listening.cancel()
+    assert heard == ["queue", "placing", "opening"]
+
+
+async def test_the_home_is_asked_for_first(spawner: Here, engine: FakeEngine) -> None:
+    asked: list[Any] = []
+    status = 200
+
+    async def storage(request: web.Request) -> web.Response:
+        asked.append((request.method, request.path, await request.json()))
+        return web.json_response({}, status=status)
+
+    with Served(storage) as served:
+        spawner.platform.homes.settings = config.Storage(f"http://127.0.0.1:{served.port}", 1)
+        await start(spawner)
+        assert asked == [("PUT", "/homes/ann", {"limit_bytes": 10 * 2**30})]
+        engine.services.clear()
+        status = 500
+        error = await refused(spawner)
+    assert "home is offline" in error.jupyterhub_message
+    assert not engine.services
+
+
+async def test_a_hub_that_was_killed_while_a_session_started_finds_it(spawner: Here, engine: FakeEngine) -> None:
+    await start(spawner)
+    state = spawner.get_state()
+    del state["url"]
+    later = make(spawner.platform, state)
+    assert await later.poll() is None
+    assert await later.get_url() == f"http://127.0.0.1:{engine.port}/user/ann/"
+
+
+async def test_a_session_that_does_not_answer_a_starting_hub_lives_on(spawner: Here, session: FakeSession) -> None:
+    url = await start(spawner)
+    later = restarted(spawner)
+    later.orm_spawner.server.ip, later.orm_spawner.server.port = "127.0.0.1", int(url.rpartition(":")[2])
+    session.answering = False
+    answer = await later.server.wait_up(http=True, timeout=1)
+    assert answer.headers["X-JupyterHub-Version"]
+    assert later.server.wait_up.__name__ == "wait_up", "only once: what starts later has to answer"
