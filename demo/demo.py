@@ -106,6 +106,7 @@ def up() -> None:
         testbed.install("openssh-client")
     testbed.engine()
     testbed.write_extra_ca_bundle()
+    (testbed.CACHE / "base-image").write_text(testbed.base_image(), encoding="utf-8")
 
     environment = ROOT / "requirements" / "controller.txt"
     with ThreadPoolExecutor(2) as pool:
@@ -159,10 +160,12 @@ def down() -> None:
     """Remove the hosts, the images that the demo built, and its files; the virtual environment and base image stay cached."""
     testbed.down(NET)
     if testbed.engine_answers():
-        for name in ("metalhub-lab", "metalhub-code"):
-            tags = testbed.run("docker", "images", "-q", "--filter", f"label=metalhub.image={name}", check=False).stdout.split()
-            if tags:
-                testbed.run("docker", "rmi", "-f", *set(tags), check=False)
+        # By the names under which they were pushed to the demo's registry: another site's images are not ours.
+        built = testbed.run("docker", "images", "-q", "--filter", f"reference={CONTROL}:*/*", check=False).stdout.split()
+        if built:
+            testbed.run("docker", "rmi", "-f", *set(built), check=False)
+    for trust in Path("/etc/docker/certs.d").glob(f"{CONTROL}:*"):
+        shutil.rmtree(trust)
     shutil.rmtree(CACHE, ignore_errors=True)
 
 

@@ -13,7 +13,7 @@ import typing as t
 import urllib.parse
 from collections.abc import Iterator
 
-from ansible_collections.metalhub.platform.plugins.module_utils.engine_api import Engine, EngineError, _Connection
+from .engine_api import Engine, EngineError, _Connection
 
 _MANIFESTS = ", ".join(
     (
@@ -26,7 +26,7 @@ _MANIFESTS = ", ".join(
 
 
 def _header(document: t.Any) -> str:
-    return base64.urlsafe_b64encode(json.dumps(document).encode()).decode()
+    return str(base64.urlsafe_b64encode(json.dumps(document).encode()), "ascii")
 
 
 class ImageEngine(Engine):
@@ -79,7 +79,7 @@ class ImageEngine(Engine):
 
     def load(self, archive: t.BinaryIO) -> str:
         """Load an archive made by ``docker save`` and return the name or the id of its image. Raises EngineError for none or several."""
-        found = []
+        found: list[str] = []
         for message in self._stream("/images/load?quiet=1", "loading the archive", archive, {"Content-Type": "application/x-tar"}):
             kind, _, name = message.get("stream", "").strip().partition(": ")
             if kind in ("Loaded image", "Loaded image ID"):

@@ -83,7 +83,8 @@ def build_order(bases: Mapping[str, str]) -> list[str]:
             chain.append(name)
             base = bases[name]
             if base and base not in bases:
-                raise ValueError(f"{name}: it is built on metalhub/{base}, and there is no image {base}; there are {', '.join(sorted(bases))}")
+                known = ", ".join(sorted(bases))
+                raise ValueError(f"{name}: it is built on metalhub/{base}, and there is no image {base}; there are {known}")
             name = base
         order += reversed(chain)
     return order

@@ -54,7 +54,13 @@ FLAVOR: Mapping[str, Spec] = {
     "memory": {"type": "size", "required": True},
     "gpu": {"type": "dict", "options": _GPU},
 }
-IMAGE: Mapping[str, Spec] = {"title": _TEXT, "description": _TEXT, "build": {"type": "path"}, "reference": _TEXT}
+IMAGE: Mapping[str, Spec] = {
+    "title": _TEXT,
+    "description": _TEXT,
+    "build": {"type": "path"},
+    "reference": _TEXT,
+    "archive": {"type": "path"},
+}
 PROFILE: Mapping[str, Spec] = {
     "title": _TEXT,
     "description": _TEXT,
@@ -374,9 +380,13 @@ def _size(value: object) -> int | None:
 def _check_images(site: Site) -> Iterator[Problem]:
     yield from _entries(site, "metalhub_images", IMAGE)
     for name, image in site.table("metalhub_images").items():
-        if ("build" in image) == ("reference" in image):
+        if len({"build", "reference", "archive"} & set(image)) != 1:
             yield Problem(
-                f"metalhub_images.{name}", dict(image), None, "An image is either built or referred to.", "one of build, reference"
+                f"metalhub_images.{name}",
+                dict(image),
+                None,
+                "An image is built, referred to, or in an archive.",
+                "one of build, reference, archive",
             )
         reference = image.get("reference")
         if isinstance(reference, str) and not _REFERENCE.fullmatch(reference):

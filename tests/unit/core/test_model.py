@@ -309,7 +309,7 @@ BAD: list[tuple[str, Callable[[Draft], None], str, str | None, str]] = [
         set_in("metalhub_images lab reference", f"r.example.org/lab@sha256:{'0' * 64}"),
         "metalhub_images.lab",
         None,
-        "either built or referred to",
+        "built, referred to, or in an archive",
     ),
     (
         "image by tag",
