@@ -6,13 +6,12 @@ addresses of its own choice are his.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-import testinfra
 from testinfra.host import Host
 
 HERE = Path(__file__).parent
@@ -33,15 +32,15 @@ def put(host: Host, script: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def hosts() -> dict[str, Host]:
-    inventory = os.environ.get("MOLECULE_INVENTORY_FILE") or os.environ["METALHUB_INVENTORY"]
-    names = ("control", "compute1", "compute2", "outside")
-    return {n: testinfra.get_host(f"ansible://{n}?ansible_inventory={inventory}&force_ansible=false") for n in names}
+def address(hosts: Any) -> dict[str, str]:
+    return dict(hosts.addresses)
 
 
-@pytest.fixture(scope="module")
-def address(hosts: dict[str, Host]) -> dict[str, str]:
-    return {n: run(h, "ip -4 -o addr show dev eth0 scope global | awk '{print $4; exit}'").split("/")[0] for n, h in hosts.items()}
+IMAGE = """docker image inspect bb:1 > /dev/null 2>&1 && exit 0
+[ -x /bin/busybox ] || { apt-get update -q && apt-get install -qy busybox-static; } > /dev/null 2>&1
+rm -rf /run/bb && mkdir -p /run/bb/bin && cp /bin/busybox /run/bb/bin/ && cd /run/bb/bin
+for name in sh httpd nslookup timeout; do ln -s busybox $name; done
+tar -C /run/bb -c . | docker import - bb:1"""
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +61,8 @@ def world(hosts: dict[str, Host], address: dict[str, str]) -> Iterator[None]:
             run(hosts[name], f"ip route replace blackhole {network}; ip route replace {target}/32 via {address['outside']}")
     for host in hosts.values():
         put(host, "reach.py")
+    for name in ("compute1", "compute2"):
+        run(hosts[name], IMAGE)
     yield
     for host in hosts.values():
         host.run(f"systemctl stop test-listen; ip addr del {METADATA}/32 dev eth0; ip addr del {PUBLIC}/32 dev eth0; "

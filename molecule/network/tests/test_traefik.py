@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import testinfra
 from testinfra.host import Host
 
 HERE = Path(__file__).parent
@@ -24,9 +22,8 @@ def run(host: Host, command: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def host() -> Host:
-    inventory = os.environ.get("MOLECULE_INVENTORY_FILE") or os.environ["METALHUB_INVENTORY"]
-    found = testinfra.get_host(f"ansible://control?ansible_inventory={inventory}&force_ansible=false")
+def host(hosts: dict[str, Host]) -> Host:
+    found = hosts["control"]
     for script in ("backend.py", "edge.py"):
         run(found, f"cat > /run/{script} <<'EOF'\n{(HERE / script).read_text(encoding='utf-8')}\nEOF")
     return found
