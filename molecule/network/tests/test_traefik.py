@@ -62,7 +62,9 @@ def test_tls(edge: Host) -> None:
     moved = run(edge, "curl -s -D- -o /dev/null -H 'Host: notebooks.test' http://127.0.0.1/a?b=1").lower()
     assert "301" in moved.splitlines()[0] and "location: https://notebooks.test/a?b=1" in moved
     for option, good in (("-tls1_1", False), ("-tls1_2", True), ("-tls1_3", True)):
-        done = edge.run(f"echo | openssl s_client -connect 127.0.0.1:443 {option} -cipher 'ALL:@SECLEVEL=0' 2>&1 | grep -c 'Cipher is [TE]'")
+        done = edge.run(
+            f"echo | openssl s_client -connect 127.0.0.1:443 {option} -cipher 'ALL:@SECLEVEL=0' 2>&1 | grep -c 'Cipher is [TE]'"
+        )
         assert (str(done.stdout).strip() != "0") is good, option
 
 
@@ -92,7 +94,8 @@ def test_the_page_while_nobody_answers(edge: Host) -> None:
 
 def test_a_route_is_in_at_once(edge: Host) -> None:
     write_routes(edge, **{"/user/new/": "http://127.0.0.1:8888"})
-    script = f"for i in $(seq 100); do [ \"$({CURL} https://notebooks.test/user/new/lab)\" = 'backend 8888' ] && exit 0; sleep 0.01; done; exit 1"
+    script = f'for i in $(seq 100); do [ "$({CURL} '
+    script += "https://notebooks.test/user/new/lab)\" = 'backend 8888' ] && exit 0; sleep 0.01; done; exit 1"
     begin = time.monotonic()
     run(edge, script)
     assert time.monotonic() - begin < 2
@@ -106,7 +109,10 @@ def test_web_sockets_and_uploads_outlive_the_hub_and_changes_of_routes(edge: Hos
     write_routes(edge)
     run(edge, "systemd-run -q --unit test-backend-8081 python3 /run/backend.py 8081")
     for _ in range(90):
-        if edge.run("systemctl is-active test-socket test-upload").rc != 0 and edge.run("test -s /run/upload.out -a -s /run/socket.out").rc == 0:
+        if (
+            edge.run("systemctl is-active test-socket test-upload").rc != 0
+            and edge.run("test -s /run/upload.out -a -s /run/socket.out").rc == 0
+        ):
             break
         time.sleep(1)
     assert run(edge, "cat /run/upload.out") == "200 70000 bytes"
@@ -115,14 +121,18 @@ def test_web_sockets_and_uploads_outlive_the_hub_and_changes_of_routes(edge: Hos
 
 def test_it_is_back_soon_after_it_was_killed(edge: Host) -> None:
     run(edge, "systemctl kill -s KILL metalhub-traefik.service")
-    script = f"for i in $(seq 100); do [ \"$({CURL} --max-time 1 https://notebooks.test/user/a/)\" = 'backend 8888' ] && exit 0; sleep 0.05; done; exit 1"
+    script = f'for i in $(seq 100); do [ "$({CURL} '
+    script += "--max-time 1 https://notebooks.test/user/a/)\" = 'backend 8888' ] && exit 0; sleep 0.05; done; exit 1"
     begin = time.monotonic()
     run(edge, script)
     assert time.monotonic() - begin < 5
 
 
 def test_the_log_rotates(edge: Host) -> None:
-    run(edge, f"logrotate -f /etc/logrotate.d/metalhub-traefik && sleep 0.5 && {CURL} -o /dev/null https://notebooks.test/rotated && sleep 0.5")
+    run(
+        edge,
+        f"logrotate -f /etc/logrotate.d/metalhub-traefik && sleep 0.5 && {CURL} -o /dev/null https://notebooks.test/rotated && sleep 0.5",
+    )
     assert "/rotated" in run(edge, f"cat {LOG}")
     assert edge.file(LOG).mode == 0o640
 
@@ -133,7 +143,8 @@ def test_a_renewed_certificate_is_served_without_a_restart(edge: Host) -> None:
     before = run(edge, served)
     run(edge, "cd /etc/metalhub/pki && cp -p traefik.crt /run/kept.crt && cp -p traefik.key /run/kept.key && openssl req -x509 -newkey ec "
               "-pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=notebooks.test -addext subjectAltName=DNS:notebooks.test "
-              "-keyout /run/new.key -out /run/new.crt 2>/dev/null && cat /run/new.key > traefik.key && cat /run/new.crt > traefik.crt")  # fmt: skip
+              "-keyout /run/new.key -out /run/new.crt 2>/dev/null && "
+              "cat /run/new.key > traefik.key && cat /run/new.crt > traefik.crt")  # fmt: skip
     try:
         for _ in range(40):
             if run(edge, served) != before:
@@ -149,5 +160,8 @@ def test_a_renewed_certificate_is_served_without_a_restart(edge: Host) -> None:
 def test_exposure(edge: Host) -> None:
     for unit in ("metalhub-traefik.service", "metalhub-traefik-pages.service"):
         assert float(run(edge, f"systemd-analyze security --no-pager {unit} | tail -1 | grep -o '[0-9.]* [A-Z]' | cut -d' ' -f1")) <= 1.5
-    assert run(edge, "ss -ltnH 'sport = :8099 or sport = :8098' | awk '{print $4}' | sort -u").split() == ["127.0.0.1:8098", "127.0.0.1:8099"]
+    assert run(edge, "ss -ltnH 'sport = :8099 or sport = :8098' | awk '{print $4}' | sort -u").split() == [
+        "127.0.0.1:8098",
+        "127.0.0.1:8099",
+    ]
     assert edge.run("curl -sf http://127.0.0.1:8099/api/rawdata").rc != 0
