@@ -112,7 +112,8 @@ def parse_policy(
         for host in (*platform_networks, *control_networks):
             if isinstance(host, ipaddress.IPv4Network) and one.subnet.overlaps(host):
                 raise ValueError(
-                    f"network_classes.{one.name}.subnet: {one.subnet} overlaps the host {host.with_prefixlen}; wanted a network that is not in use"
+                    f"network_classes.{one.name}.subnet: {one.subnet} overlaps the host {host.with_prefixlen}; "
+                    "wanted a network that is not in use"
                 )
     groups = tuple(session_groups)
     for group in groups:

@@ -32,7 +32,7 @@ def main():
     words = sys.argv[1:]
     if words[0] != "--for":
         with ThreadPoolExecutor(32) as pool:
-            for word, ok in zip(words, pool.map(lambda w: answers(w, TIMEOUT), words)):
+            for word, ok in zip(words, pool.map(lambda w: answers(w, TIMEOUT), words), strict=True):
                 if ok:
                     print(word)
         return

@@ -6,13 +6,12 @@ addresses of its own choice are his.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-import testinfra
 from testinfra.host import Host
 
 HERE = Path(__file__).parent
@@ -33,15 +32,15 @@ def put(host: Host, script: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def hosts() -> dict[str, Host]:
-    inventory = os.environ.get("MOLECULE_INVENTORY_FILE") or os.environ["METALHUB_INVENTORY"]
-    names = ("control", "compute1", "compute2", "outside")
-    return {n: testinfra.get_host(f"ansible://{n}?ansible_inventory={inventory}&force_ansible=false") for n in names}
+def address(hosts: Any) -> dict[str, str]:
+    return dict(hosts.addresses)
 
 
-@pytest.fixture(scope="module")
-def address(hosts: dict[str, Host]) -> dict[str, str]:
-    return {n: run(h, "ip -4 -o addr show dev eth0 scope global | awk '{print $4; exit}'").split("/")[0] for n, h in hosts.items()}
+IMAGE = """docker image inspect bb:1 > /dev/null 2>&1 && exit 0
+[ -x /bin/busybox ] || { apt-get update -q && apt-get install -qy busybox-static; } > /dev/null 2>&1
+rm -rf /run/bb && mkdir -p /run/bb/bin && cp /bin/busybox /run/bb/bin/ && cd /run/bb/bin
+for name in sh httpd nslookup timeout; do ln -s busybox $name; done
+tar -C /run/bb -c . | docker import - bb:1"""
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +61,12 @@ def world(hosts: dict[str, Host], address: dict[str, str]) -> Iterator[None]:
             run(hosts[name], f"ip route replace blackhole {network}; ip route replace {target}/32 via {address['outside']}")
     for host in hosts.values():
         put(host, "reach.py")
+    for name in ("compute1", "compute2"):
+        run(hosts[name], IMAGE)
     yield
     for host in hosts.values():
         host.run(f"systemctl stop test-listen; ip addr del {METADATA}/32 dev eth0; ip addr del {PUBLIC}/32 dev eth0; "
-                 f"ip route del {METADATA}/32; ip route del {PUBLIC}/32; ip route del 169.254.0.0/16; ip route del 203.0.113.0/24")  # fmt: skip
+                 f"for net in {METADATA}/32 {PUBLIC}/32 169.254.0.0/16 203.0.113.0/24; do ip route del $net; done")  # fmt: skip
 
 
 class Session:
@@ -84,7 +85,8 @@ class Session:
         self.container = run(self.host, f"docker ps -q --filter label=com.docker.swarm.service.name={name}")
         self.pid, self.ip = run(
             self.host,
-            f"docker inspect {self.container} --format '{{{{.State.Pid}}}} {{{{range .NetworkSettings.Networks}}}}{{{{.IPAddress}}}}{{{{end}}}}'",
+            f"docker inspect {self.container} --format "
+            "'{{.State.Pid}} {{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}'",
         ).split()
 
     def wait(self) -> int:
@@ -235,8 +237,10 @@ def test_ipv6_is_closed(sessions: dict[str, Session], hosts: dict[str, Host], ad
             f"ip addr replace {PRIVATE_NETWORK}{suffix}/64 dev eth0 nodad; ip -6 route replace default via {PRIVATE_NETWORK}1"
         )
     run(node, "sysctl -qw net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.mh-internal.disable_ipv6=0 net.ipv6.conf.eth0.disable_ipv6=0 "
-              f"net.ipv6.conf.all.forwarding=1; ip addr replace {PRIVATE_NETWORK}1/64 dev mh-internal nodad; ip addr replace fd77:2::1/64 dev eth0 nodad")  # fmt: skip
-    run(outside, f"sysctl -qw net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.eth0.disable_ipv6=0; ip addr replace fd77:2::2/64 dev eth0 nodad; "
+              f"net.ipv6.conf.all.forwarding=1; ip addr replace {PRIVATE_NETWORK}1/64 dev mh-internal nodad; "
+              "ip addr replace fd77:2::1/64 dev eth0 nodad")  # fmt: skip
+    run(outside, f"sysctl -qw net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.eth0.disable_ipv6=0; "
+                 f"ip addr replace fd77:2::2/64 dev eth0 nodad; "
                  f"ip -6 route replace {PRIVATE_NETWORK}/64 via fd77:2::1")  # fmt: skip
     link_local = run(node, "ip -6 -o addr show dev mh-internal scope link | awk '{print $4; exit}'").split("/")[0]
     run(same.host, f"systemctl stop test-v6 2>/dev/null; nsenter -t {same.pid} -n systemd-run -q --unit test-v6 "
@@ -342,7 +346,8 @@ def attacker(hosts: dict[str, Host], address: dict[str, str], world: None) -> It
     node.run(f"ip netns del {ATTACKER}; ip link del at0")
     run(node, f"ip netns add {ATTACKER}; ip link add at0 type veth peer name at1; ip link set at1 netns {ATTACKER} name eth0")
     attach = "ip link set at0 master mh-internal up || true"
-    run(node, f"{attach}; ip -n {ATTACKER} addr add 10.231.15.250/20 dev eth0; ip -n {ATTACKER} link set eth0 up; ip -n {ATTACKER} link set lo up; "
+    run(node, f"{attach}; ip -n {ATTACKER} addr add 10.231.15.250/20 dev eth0; "
+              f"ip -n {ATTACKER} link set eth0 up; ip -n {ATTACKER} link set lo up; "
               f"ip -n {ATTACKER} route add default via 10.231.0.1")  # fmt: skip
     yield attach
     run(node, f"ip netns del {ATTACKER}")
@@ -353,7 +358,7 @@ ACTIONS = {
     "nftables restarts": "systemctl restart nftables",
     "nftables reloads": "systemctl reload nftables",
     "nftables stops and starts": "systemctl stop nftables; sleep 0.3; systemctl start nftables",
-    "our own unit restarts": "systemctl restart metalhub-network; systemctl reload metalhub-network; systemctl stop metalhub-network; systemctl start metalhub-network",
+    "our own unit restarts": "for verb in restart reload stop start; do systemctl $verb metalhub-network; done",
     "the engine restarts": "systemctl reset-failed docker; systemctl restart docker",
     "the engine is killed": "systemctl kill -s KILL docker; sleep 1; systemctl reset-failed docker; systemctl start docker",
 }
@@ -366,7 +371,8 @@ def probe_during(node: Host, address: dict[str, str], attach: str, actions: list
         f"tcp:{address['control']}:22", f"tcp:{PUBLIC}:80",
     ]  # fmt: skip
     allowed = f"tcp:{address['control']}:8081"
-    run(node, "systemctl start nftables; systemctl stop test-attack 2>/dev/null; systemctl reset-failed test-attack 2>/dev/null; rm -f /run/attack.log; "
+    run(node, "systemctl start nftables; systemctl stop test-attack 2>/dev/null; systemctl reset-failed test-attack 2>/dev/null; "
+              "rm -f /run/attack.log; "
               "systemd-run -q --unit test-attack -p StandardOutput=file:/run/attack.log "
               f"ip netns exec {ATTACKER} python3 /run/reach.py --for 300 {allowed} {' '.join(forbidden_here)}")  # fmt: skip
     time.sleep(1)
@@ -421,7 +427,8 @@ def test_without_the_cure_the_engine_rejects_sessions(hosts: dict[str, Host]) ->
     node = hosts["compute2"]
     run(
         node,
-        "mkdir -p /run/systemd/system/docker.service.d; printf '[Service]\nExecStartPre=\n' > /run/systemd/system/docker.service.d/zz.conf; systemctl daemon-reload",
+        "mkdir -p /run/systemd/system/docker.service.d; "
+        "printf '[Service]\nExecStartPre=\n' > /run/systemd/system/docker.service.d/zz.conf; systemctl daemon-reload",
     )
     try:
         Session(hosts, "t-before", "compute2", "internal")
