@@ -116,10 +116,9 @@ class CallbackModule(CallbackBase):
         self._why_not = f"{result.host.get_name()} is unreachable"
 
     def v2_playbook_on_stats(self, stats: t.Any) -> None:
-        if not self._notes or context.CLIARGS.get("check"):
-            return
         if self._settled:
             self._display.display("Every host answers as in the last run that changed nothing: nothing to do.")
+        if self._settled or not self._notes or context.CLIARGS.get("check"):
             return
         notes = self._read_notes()
         if not self._why_not:

@@ -6,9 +6,11 @@ shows in the process list. This is what makes a run that changes nothing cheap.
 
 from __future__ import annotations
 
+import contextlib
 import typing as t
 
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
+from ansible.utils.display import Display
 from ansible_collections.metalhub.platform.plugins.plugin_utils import settled
 
 if t.TYPE_CHECKING:
@@ -25,7 +27,7 @@ def run_script(action: ActionBase, script: str, *, what: str, sensitive: bool = 
     """
     # in_data needs pipelining, which ansible.cfg sets.
     script = _PROLOGUE + script
-    with settled.asking():
+    with settled.asking(), _quiet(sensitive):
         result = action._low_level_execute_command("/bin/sh", in_data=script.encode())
     if result["rc"] == 0:
         output = t.cast(str, result["stdout"])
@@ -35,6 +37,19 @@ def run_script(action: ActionBase, script: str, *, what: str, sensitive: bool = 
         raise AnsibleConnectionFailure(result.get("msg", f"could not reach the host ({what})"))
     said = "its output is hidden" if sensitive else (result["stderr"].strip() or result["stdout"].strip())[-2000:]
     raise AnsibleActionFail(f"{what} failed on the host with status {result['rc']}: {said}")
+
+
+@contextlib.contextmanager
+def _quiet(sensitive: bool) -> t.Iterator[None]:
+    """Keep the connection from writing a sensitive answer to the log, as it does with -vvv."""
+    display = Display()
+    verbosity = display.verbosity
+    try:
+        if sensitive:
+            display.verbosity = 0
+        yield
+    finally:
+        display.verbosity = verbosity
 
 
 def host_key(action: ActionBase) -> str:

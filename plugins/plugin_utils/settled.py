@@ -67,6 +67,12 @@ def watch(ignored: tuple[str, ...]) -> None:
             path = os.path.abspath(path)
             if not path.startswith(ignored):
                 note({"file": path})
+        elif event in ("os.listdir", "os.scandir"):
+            # A directory changes when a file in it comes or goes.
+            if isinstance(args[0], str) and args[0] not in seen:
+                seen.add(args[0])
+                if not (path := os.path.abspath(args[0])).startswith(ignored):
+                    note({"file": path})
         elif _asking:
             return
         elif event in ("subprocess.Popen", "os.system", "os.posix_spawn"):

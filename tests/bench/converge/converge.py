@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -106,7 +107,7 @@ def install_mitogen(directory: Path) -> dict[str, str]:
 
 def hosts_of(arguments: list[str]) -> dict[str, dict[str, t.Any]]:
     """Ask ansible-inventory for the hosts' variables."""
-    inventory = [a for a in arguments if not a.startswith("--limit=")]
+    inventory = [word for option, value in itertools.pairwise(arguments) if option == "-i" for word in (option, value)]
     done = subprocess.run(
         [str(BIN / "ansible-inventory"), *inventory, "--list"],
         cwd=ROOT,
@@ -137,17 +138,21 @@ def site_inventory(testbed: Path, count: int, directory: Path) -> list[str]:
     hosts = HOSTS[:count]
     demo = ROOT / "inventories/demo"
     target = directory / f"site-{count}"
+    subprocess.run([sys.executable, "-c", "import testbed; testbed.write_extra_ca_bundle()"], check=True, cwd=ROOT / "testbed", timeout=60)
+    bundle = ROOT / ".cache/testbed/extra-ca.pem"
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     (target / "group_vars").symlink_to(demo / "group_vars")
     addresses = yaml.safe_load(testbed.read_text(encoding="utf-8"))["all"]
     first = {"hosts": {hosts[0]: None}}
-    groups = {f"metalhub_{name}": first for name in ("control", "managers", "storage", "registry", "builders")}
+    groups = {f"metalhub_{name}": first for name in ("control", "managers", "storage", "registry")}
     groups["metalhub_compute"] = {"hosts": dict.fromkeys(hosts), "vars": {"metalhub_pool": "cpu"}}
     addresses["hosts"] = {host: facts for host, facts in addresses["hosts"].items() if host in hosts}
+    addresses["hosts"]["localhost"] = {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}"}
+    groups["metalhub_builders"] = {"hosts": {"localhost": None}}
     addresses["children"] = groups
     (target / "hosts.yml").write_text(yaml.safe_dump({"all": addresses}), encoding="utf-8")
-    return ["-i", str(target)]
+    return ["-i", str(target), "-e", f"metalhub_extra_ca_bundle={bundle if bundle.exists() else ''}"]
 
 
 def settle(playbook: Path, arguments: list[str], out: Path, tag: str) -> float:
