@@ -18,6 +18,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +27,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from plugins.module_utils.image_plan import ContextFile, pack  # noqa: E402 - pure Python, as all of module_utils
 from testbed import testbed  # noqa: E402 - nothing is installed yet
 from testbed.testbed import TestbedError, say  # noqa: E402
 
@@ -36,6 +38,7 @@ SUBNET = "10.249.0.0/24"
 HOSTS = ("control", "compute1", "compute2")
 CONTROL = "10.249.0.11"
 DOMAIN = "metalhub.test"
+WARM_IMAGE = f"{CONTROL}:5001/warm:lab"
 PASSWORD_FILE = "/etc/metalhub/secrets/admin-password"
 
 timings: dict[str, float] = {}
@@ -66,6 +69,25 @@ def make_venv(requirements: Path) -> None:
     pip: list[str | Path] = [VENV / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
     testbed.run(*pip, "--require-hashes", "-r", requirements, timeout=900)
     stamp.touch()
+
+
+def warm_notebook_image() -> None:
+    """Build the notebook image while other things are waited for; the role `images` then finds every layer in the engine's cache."""
+    directory = ROOT / "files" / "images" / "lab"
+    files = {
+        str(path.relative_to(directory)): ContextFile(path.read_bytes(), os.access(path, os.X_OK))
+        for path in directory.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    bundle = testbed.write_extra_ca_bundle()
+    if bundle:
+        files["extra-ca.crt"] = ContextFile(bundle.read_bytes())
+    with tempfile.TemporaryDirectory() as place:
+        context = Path(place) / "context.tar"
+        context.write_bytes(pack(files))
+        # The role builds by the engine's own builder: another one has another cache.
+        build = ["env", "DOCKER_BUILDKIT=0", "docker", "build", "-q", "--build-arg", f"BASE_IMAGE={testbed.base_image()}"]
+        testbed.run("sh", "-c", 'tar=$1; shift; exec "$@" - < "$tar"', "sh", context, *build, "-t", WARM_IMAGE, timeout=900)
 
 
 def playbook(path: str, log: str, *arguments: str) -> None:
@@ -106,13 +128,14 @@ def up() -> None:
         testbed.install("openssh-client")
     testbed.engine()
     testbed.write_extra_ca_bundle()
-    (testbed.CACHE / "base-image").write_text(testbed.base_image(), encoding="utf-8")
 
     environment = ROOT / "requirements" / "controller.txt"
-    with ThreadPoolExecutor(2) as pool:
+    timed("base image", lambda: void(testbed.base_image()))
+    with ThreadPoolExecutor(3) as pool:
         stages: list[Future[None]] = [
-            pool.submit(timed, "virtual environment", lambda: make_venv(environment)),
             pool.submit(timed, "host image and hosts", lambda: void(testbed.up(NET, HOSTS, subnet=SUBNET))),
+            pool.submit(timed, "virtual environment", lambda: make_venv(environment)),
+            pool.submit(timed, "notebook image", warm_notebook_image),
         ]
         for stage in stages:
             stage.result()
@@ -161,9 +184,10 @@ def down() -> None:
     testbed.down(NET)
     if testbed.engine_answers():
         # By the names under which they were pushed to the demo's registry: another site's images are not ours.
-        built = testbed.run("docker", "images", "-q", "--filter", f"reference={CONTROL}:*/*", check=False).stdout.split()
+        listed = testbed.run("docker", "images", "--format", "{{.Repository}}:{{.Tag}}").stdout.split()
+        built = [name for name in listed if name.startswith(f"{CONTROL}:")]
         if built:
-            testbed.run("docker", "rmi", "-f", *set(built), check=False)
+            testbed.run("docker", "rmi", *built, check=False)
     for trust in Path("/etc/docker/certs.d").glob(f"{CONTROL}:*"):
         shutil.rmtree(trust)
     shutil.rmtree(CACHE, ignore_errors=True)

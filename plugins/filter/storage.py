@@ -6,15 +6,7 @@ import dataclasses
 import typing as t
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.metalhub.platform.plugins.module_utils import sizes, storage_plan
-
-
-def size_bytes(text: str) -> int:
-    """Bytes of a size as text."""
-    try:
-        return sizes.parse_size(text)
-    except ValueError as error:
-        raise AnsibleFilterError(str(error)) from error
+from ansible_collections.metalhub.platform.plugins.module_utils import storage_plan
 
 
 def systemd_unit_name(path: str, suffix: str = "mount") -> str:
@@ -45,7 +37,6 @@ class FilterModule:
     def filters(self) -> dict[str, t.Callable[..., t.Any]]:
         """Filters by name."""
         return {
-            "size_bytes": size_bytes,
             "storage_mount_plan": storage_mount_plan,
             "storage_refusal": storage_refusal,
             "systemd_unit_name": systemd_unit_name,

@@ -181,4 +181,3 @@ def test_filters_and_packages() -> None:
         {"debian": ["nfs-common"], "redhat": ["nfs-utils"]},
         {"debian": ["sshfs"], "redhat": ["fuse-sshfs"]},
     ]
-    assert filter_loader.get("metalhub.platform.size_bytes").j2_function("2G") == 2**31
