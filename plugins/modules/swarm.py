@@ -125,7 +125,13 @@ def configure(engine: Engine, module: AnsibleModule) -> dict[str, t.Any]:
 def membership(engine: Engine, module: AnsibleModule) -> dict[str, t.Any]:
     """Bring membership about."""
     parameters = module.params
-    swarm = engine.request("GET", "/info")["Swarm"]
+    try:
+        swarm = engine.request("GET", "/info")["Swarm"]
+    except EngineError as error:
+        if not module.check_mode or error.status:
+            raise
+        # A check of a host that has no engine yet.
+        swarm = {"LocalNodeState": "inactive", "NodeID": ""}
     inside = swarm["LocalNodeState"] != "inactive"
     if inside == (parameters["state"] != "absent"):
         return {"changed": False, "node_id": swarm["NodeID"]}

@@ -95,3 +95,9 @@ def test_a_container_is_in_gvisor_by_default_and_not_when_it_is_told_otherwise(h
 def test_a_fast_series_of_restarts_leaves_the_engine_running(hosts):
     hosts[WORKER].check_output("for i in 1 2 3 4 5 6; do systemctl kill -s KILL docker.service; sleep 0.3; done")
     hosts[WORKER].check_output("timeout 60 sh -c 'until docker info >/dev/null 2>&1; do sleep 0.2; done'")
+
+
+def test_the_sites_own_authority_is_trusted(hosts):
+    found = hosts[WORKER].check_output("openssl verify -CAfile /etc/ssl/certs/ca-certificates.crt /usr/local/share/ca-certificates/metalhub-extra.crt")
+    assert found.endswith("OK")
+    assert hosts[WORKER].run("openssl verify -no-CAstore -no-CApath -CAfile /etc/metalhub/pki/ca.crt /usr/local/share/ca-certificates/metalhub-extra.crt").rc != 0
