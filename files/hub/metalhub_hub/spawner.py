@@ -438,6 +438,11 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
                 return
             await asyncio.sleep(0.2)
 
+    async def delete_forever(self) -> None:
+        """A named session, or its user, is removed for good. Homes stay."""
+        if self.platform.proxy is not None:
+            await self.platform.proxy.forget_route(self.proxy_spec)
+
     # State
 
     def get_state(self) -> dict[str, Any]:
