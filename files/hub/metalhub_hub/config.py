@@ -482,6 +482,8 @@ def parse(data: Any) -> Document:
 
     part = top.part("registry", {})
     registry = Registry(part.text("server", ""), part.text("user", ""), part.absolute("password_file", ""))
+    if registry.user and not registry.password_file:
+        problems.append(f"registry.password_file: is missing, registry.user is {registry.user!r}")
     part.end()
     part = top.part("storage", {})
     storage = Storage(part.url("url", ""), part.number("timeout", 5, least=0.1, whole=False))

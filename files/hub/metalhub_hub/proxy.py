@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 from jupyterhub_traefik_proxy.fileprovider import TraefikFileProviderProxy
+from jupyterhub_traefik_proxy.traefik_utils import generate_alias
 from tornado.httpclient import HTTPClientError
 from traitlets import default, observe
 
@@ -86,6 +87,8 @@ class MetalhubProxy(TraefikFileProviderProxy):  # type: ignore[misc]
         if known and known[0] == wanted and time.monotonic() - known[1] < self.fresh:
             return
         adding = self._adding.get(routespec)
+        # Upstream merges a route into the one that was there.
+        self.dynamic_config["jupyterhub"]["routes"].pop(generate_alias(routespec, "router"), None)
         if adding is None or adding[0] != wanted:
             task = asyncio.ensure_future(super().add_route(routespec, target, data))
             adding = self._adding[routespec] = (wanted, task)
@@ -99,5 +102,20 @@ class MetalhubProxy(TraefikFileProviderProxy):  # type: ignore[misc]
     async def delete_route(self, routespec: str) -> None:
         routespec = self.validate_routespec(routespec)
         self._confirmed.pop(routespec, None)
-        if await self.get_route(routespec) is not None:
+        route = await self.get_route(routespec)
+        if route is None:
+            return
+        await super().delete_route(routespec)
+        if route["data"].get("server_name"):
+            # A named session's address lies below that of its user's first one, which would answer for it with a page of
+            # its own, "not found". The hub has a better one.
+            await super().add_route(routespec, self.app.hub.host, {"ended": True})
+
+    async def forget_route(self, routespec: str) -> None:
+        """Delete a route whose session will not come back."""
+        if await self.get_route(self.validate_routespec(routespec)) is not None:
             await super().delete_route(routespec)
+
+    async def get_all_routes(self) -> dict[str, Any]:
+        # The hub's regular check would delete what it does not know.
+        return {spec: route for spec, route in (await super().get_all_routes()).items() if not route["data"].get("ended")}

@@ -22,8 +22,9 @@ def spec(
     image: str,
     environment: Mapping[str, str],
     command: list[str],
+    avoid: str = "",
 ) -> dict[str, Any]:
-    """The body of ``POST /services/create`` for one session. ``image`` is pinned by digest.
+    """The body of ``POST /services/create`` for one session. ``image`` is pinned by digest, ``avoid`` is a node's id.
 
     The environment holds the session's API token: Swarm keeps it in its encrypted log and shows it to those who may
     ask a manager, who own the platform anyway. A Swarm secret would be a file the same user can read, and one more
@@ -100,6 +101,7 @@ def spec(
                 "Constraints": [
                     f"node.labels.metalhub.pool=={profile.pool}",
                     "node.labels.metalhub.network==ready",
+                    *([f"node.id!={avoid}"] if avoid else []),
                 ]
             },
             "Networks": [{"Target": names.network_name(profile.egress)}],

@@ -31,6 +31,10 @@ NO_ANSWER = "The cluster does not answer right now, so nothing was started; try 
 # Swarm says "no suitable node" a moment too early when a place is just being freed.
 ROOM_PATIENCE = 1.5
 
+# What one machine may fail with and another not. Swarm would place the next start on the same machine again, since it is
+# the emptiest, so such a start is tried once more elsewhere.
+ELSEWHERE = ("rejected", "home", "image", "disk", "lost", "drain")
+
 
 def stop_cause(profile: Profile | None, started: datetime | None, active: datetime | None, now: datetime) -> str:
     """Why a running session is being stopped: its own limits, or somebody. All times UTC without a zone."""
@@ -58,6 +62,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         self.node = ""
         self.profile_name = ""
         self.ended: dict[str, Any] | None = None
+        self._node_id = ""
         self._starting = False
         self._stopping = False
         self._doomed: cluster.Verdict | None = None
@@ -191,23 +196,16 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         size = policy.home_size(document, self.user.name, self.groups)
         await asyncio.gather(host.homes.ensure(home, size), self._check_room(profile))
         mark("home")
-        spec = service.spec(
-            document,
-            profile,
-            name=self.service_name,
-            user=self.user.name,
-            server=self.name,
-            home=home,
-            image=image,
-            environment={key: str(value) for key, value in self.get_env().items()},
-            command=[*document.session.command, *self.get_args()],
-        )
         self._tell(25, "placing", "Finding a machine with room")
-        await host.engine.create_service(spec)
-        mark("create")
-        # Before anything else can happen: a hub that is killed now finds its session again.
-        self._save()
-        address, port = await self._wait_for_task(profile)
+        try:
+            address, port = await self._place(profile, home, image)
+        except Refused as refused:
+            if refused.reason not in ELSEWHERE or not await self._room_without(self._node_id, profile):
+                raise
+            self.log.warning("Trying %s again without node %s: %s", self.service_name, self._node_id, refused.log_message)
+            await self._remove()
+            self.service_name = names.service_name(home, self.name, secrets.token_hex(3))
+            address, port = await self._place(profile, home, image, avoid=self._node_id)
         mark("task")
         self.url = f"http://{address}:{port}"
         self._tell(75, "opening", "Opening your workspace")
@@ -226,6 +224,35 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         steps = " ".join(f"{step}={seconds:.3f}" for step, seconds in marks.items())
         self.log.info("Session %s is up on %s: %s", self.service_name, self.node, steps)
         return self.url
+
+    async def _place(self, profile: Profile, home: str, image: str, avoid: str = "") -> tuple[str, int]:
+        """Create the service and wait until its container runs. Returns its address and port."""
+        session = self.platform.document.session
+        spec = service.spec(
+            self.platform.document,
+            profile,
+            name=self.service_name,
+            user=self.user.name,
+            server=self.name,
+            home=home,
+            image=image,
+            environment={key: str(value) for key, value in self.get_env().items()},
+            command=[*session.command, *self.get_args()],
+            avoid=avoid,
+        )
+        await self.platform.engine.create_service(spec)
+        # Before anything else can happen: a hub that is killed now finds its session again.
+        self._save()
+        return await self._wait_for_task(profile)
+
+    async def _room_without(self, node_id: str, profile: Profile) -> bool:
+        """Whether another node than this has a place."""
+        try:
+            snapshot = await self.platform.cluster.snapshot(1.0)
+        except EngineUnknown:
+            return False
+        others = [node for key, node in snapshot.nodes.items() if key != node_id]
+        return bool(node_id) and cluster.room(others, snapshot.tasks, profile.pool, profile.flavor).places > 0
 
     async def _check_room(self, profile: Profile) -> None:
         """Refuse at once what certainly has no place. The last word is Swarm's."""
@@ -258,7 +285,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             task = cluster.newest(tasks)
             if task is None:
                 continue
-            self.task_id = str(task["ID"])
+            self.task_id, self._node_id = str(task["ID"]), str(task.get("NodeID", ""))
             state = cluster.task_state(task)
             verdict = cluster.judge(tasks, {}, self.task_id)
             if not verdict.alive:
@@ -275,8 +302,8 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
                     refused.log_message += " [" + cluster.task_error(task) + "]"
                     raise refused
                 continue
-            if state not in ("new", "pending") and not self.node:
-                await self._learn_node(str(task.get("NodeID", "")))
+            if state not in ("new", "pending"):
+                await self._learn_node(self._node_id)
             if state == "preparing" and state_told != state:
                 self._tell(40, "starting", f"Starting your sandbox on {self.node or 'a machine'}")
                 state_told = state
@@ -410,6 +437,11 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             ):
                 return
             await asyncio.sleep(0.2)
+
+    async def delete_forever(self) -> None:
+        """A named session, or its user, is removed for good. Homes stay."""
+        if self.platform.proxy is not None:
+            await self.platform.proxy.forget_route(self.proxy_spec)
 
     # State
 

@@ -114,6 +114,7 @@ class FakeEngine:
         self.headers: list[Any] = []
         self.port = 0  # where a running task's published port leads
         self.fate: dict[str, Any] = {"State": "running"}
+        self.broken: dict[str, dict[str, Any]] = {}  # node's id -> what becomes of tasks there
         self.lose_answer = False  # create the service, and answer 500
         self._count = itertools.count(1)
         self.served = Served(self.handle, path)
@@ -165,16 +166,18 @@ class FakeEngine:
 
     def add_task(self, service: dict[str, Any], **status: Any) -> dict[str, Any]:
         number = next(self._count)
+        constraints = service["Spec"]["TaskTemplate"].get("Placement", {}).get("Constraints", [])
+        node = next(n["ID"] for n in self.nodes if f"node.id!={n['ID']}" not in constraints)
         task = {
             "ID": f"task{number}",
             "CreatedAt": f"2026-01-01T00:00:{number:02}.5Z",
             "ServiceID": service["ID"],
-            "NodeID": "id-compute1",
+            "NodeID": node,
             "DesiredState": "running",
             "Spec": service["Spec"]["TaskTemplate"],
             "Status": {
                 "PortStatus": {"Ports": [{"TargetPort": 8888, "PublishedPort": self.port, "PublishMode": "host"}]},
-                **self.fate,
+                **self.broken.get(node, self.fate),
                 **status,
             },
         }

@@ -59,6 +59,7 @@ def change(path: str, value: Any) -> Any:
         ("quotas.default", "gpu-a100=8h/day", ["quotas.default", "gpu-a100=8h/day", "sessions"]),
         ("public_url", ..., ["public_url", "missing"]),
         ("public_url", "hub.example.org", ["public_url", "hub.example.org", "https://"]),
+        ("registry", {"server": "r:5000", "user": "pull"}, ["registry.password_file", "'pull'"]),
         ("colour", "blue", ["colour", "not known"]),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -196,6 +197,32 @@ def test_the_third_session_is_over_the_quota(hub: Hub, engine: FakeEngine) -> No
         assert hub.api("POST", f"/users/ann/{name}", json={}).status_code in (201, 202)
     refused = hub.api("POST", "/users/ann/servers/three", json={})
     assert refused.status_code == 403 and "your limit is 2" in refused.json()["message"]
+
+
+def routes(hub: Hub) -> dict[str, str]:
+    data = json.loads((hub.directory / "routes.yml").read_text())
+    services, routers = data["http"]["services"], data["http"]["routers"]
+    return {
+        route["routespec"]: services[routers[name]["service"]]["loadBalancer"]["servers"][0]["url"]
+        for name, route in data["jupyterhub"]["routes"].items()
+    }
+
+
+def test_a_named_session_that_ended_has_the_hubs_page(hub: Hub, engine: FakeEngine) -> None:
+    for name in ("server", "servers/two"):
+        hub.api("POST", f"/users/ann/{name}", json={})
+    eventually(lambda: (hub.server("ann", "two") or {}).get("ready"))
+    session, here = f"http://127.0.0.1:{engine.port}", f"http://127.0.0.1:{hub.port}"
+    assert routes(hub) == {"/": here, "/user/ann/": session, "/user/ann/two/": session}
+    assert (hub.directory / "routes.yml").stat().st_mode & 0o777 == 0o640
+    hub.api("DELETE", "/users/ann/servers/two")
+    # Traefik would send /user/ann/two/ to the other session, which knows nothing of it.
+    eventually(lambda: routes(hub) == {"/": here, "/user/ann/": session, "/user/ann/two/": here})
+    hub.api("POST", "/users/ann/servers/two", json={})
+    eventually(lambda: (hub.server("ann", "two") or {}).get("ready"))
+    assert routes(hub)["/user/ann/two/"] == session
+    hub.api("DELETE", "/users/ann/servers/two", json={"remove": True})
+    eventually(lambda: routes(hub) == {"/": here, "/user/ann/": session})
 
 
 def test_a_refusal_is_on_the_page_in_words(hub: Hub, engine: FakeEngine) -> None:

@@ -184,6 +184,18 @@ async def test_a_failed_start_leaves_nothing(spawner: Here, engine: FakeEngine, 
     assert await spawner.poll() == 0
 
 
+async def test_a_machine_that_cannot_is_avoided_once(spawner: Here, engine: FakeEngine) -> None:
+    engine.broken["id-compute1"] = {"State": "rejected", "Err": "network abc exists"}
+    await start(spawner)
+    (service,) = engine.services.values()
+    assert "node.id!=id-compute1" in service["Spec"]["TaskTemplate"]["Placement"]["Constraints"]
+    assert spawner.service_name == service["Spec"]["Name"] and spawner.node == "compute2"
+    await stop(spawner)
+    engine.broken["id-compute2"] = engine.broken["id-compute1"]
+    assert "could not run" in (await refused(spawner)).jupyterhub_message
+    assert not engine.services and len(engine.headers) == 4
+
+
 async def test_a_session_that_never_answers(spawner: Here, engine: FakeEngine, session: FakeSession) -> None:
     session.answering = False
     assert "did not start" in (await refused(spawner)).jupyterhub_message
