@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-MANAGER, WORKER = "control", "compute1"
+MANAGER, WORKER, OTHER = "control", "compute1", "compute2"
 
 
 @pytest.mark.parametrize("name", [MANAGER, WORKER])
@@ -69,7 +69,8 @@ def test_the_engine_is_as_configured(hosts):
 def test_the_swarm_has_its_nodes_and_labels(hosts):
     nodes = json.loads(hosts[MANAGER].check_output("docker node inspect $(docker node ls -q)"))
     seen = {n["Description"]["Hostname"]: (n["Spec"]["Role"], n["Status"]["State"], n["Spec"]["Labels"]) for n in nodes}
-    assert seen == {MANAGER: ("manager", "ready", {}), WORKER: ("worker", "ready", {"metalhub.pool": "cpu"})}
+    worker = ("worker", "ready", {"metalhub.pool": "cpu"})
+    assert seen == {MANAGER: ("manager", "ready", {}), WORKER: worker, OTHER: worker}
 
 
 def test_the_join_token_is_in_no_log(hosts):
@@ -98,6 +99,6 @@ def test_a_fast_series_of_restarts_leaves_the_engine_running(hosts):
 
 
 def test_the_sites_own_authority_is_trusted(hosts):
-    found = hosts[WORKER].check_output("openssl verify -CAfile /etc/ssl/certs/ca-certificates.crt /usr/local/share/ca-certificates/metalhub-extra.crt")
-    assert found.endswith("OK")
-    assert hosts[WORKER].run("openssl verify -no-CAstore -no-CApath -CAfile /etc/metalhub/pki/ca.crt /usr/local/share/ca-certificates/metalhub-extra.crt").rc != 0
+    verify = "openssl verify -no-CAstore -no-CApath -CAfile {} /usr/local/share/ca-certificates/metalhub-extra.crt"
+    assert hosts[WORKER].check_output(verify.format("/etc/ssl/certs/ca-certificates.crt")).endswith("OK")
+    assert hosts[WORKER].run(verify.format("/etc/metalhub/pki/ca.crt")).rc != 0
