@@ -9,8 +9,7 @@ gc.disable()
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import bundle  # noqa: E402
 
-if not os.environ.get("METALHUB_NO_BUNDLE"):
-    bundle.install()
+bundle.install()
 del sys.path[0]
 
 
@@ -22,5 +21,6 @@ def main() -> None:
     kernelapp.launch_new_instance()
 
 
-if __name__ == "__main__":
-    main()
+# See jupyterhub-singleuser.
+main.__code__ = main.__code__.replace(co_stacksize=34_000)
+main()
