@@ -123,9 +123,7 @@ def collect(home: str) -> list[str]:
         dict.fromkeys(
             [
                 *run([SERVER], hub | runtime, home, lambda: answers(f"http://127.0.0.1:{PORT}/user/bake/lab")),
-                *run(
-                    ["-c", BUNDLE + KERNEL.format(file=connection)], runtime, home, lambda: os.path.exists(connection)
-                ),
+                *run(["-c", BUNDLE + KERNEL.format(file=connection)], runtime, home, lambda: os.path.exists(connection)),
                 *run(["-c", BUNDLE + ALSO], {}, home),
             ]
         )

@@ -64,11 +64,8 @@ class BundleFinder:
                     return shadow
         elif root not in path:
             return None
-        loader: Any
-        if size:
-            loader = BundledLoader(name, file, self._archive, self._start + offset, size)
-        else:
-            loader = machinery.ExtensionFileLoader(name, file)
+        place = self._archive, self._start + offset, size
+        loader = BundledLoader(name, file, *place) if size else machinery.ExtensionFileLoader(name, file)
         spec = machinery.ModuleSpec(name, loader, origin=file, is_package=is_package)
         spec.has_location = True
         if is_package:
@@ -120,7 +117,7 @@ def install() -> None:
     if head[:-8] == MAGIC:
         times, index, patterns = marshal.loads(os.read(archive, size))
         if stamp([item for item, _ in times]) == times:
-            sys.meta_path.insert(0, BundleFinder(archive, index, len(head) + size))  # type: ignore[arg-type]
+            sys.meta_path.insert(0, BundleFinder(archive, index, len(head) + size))
             use_patterns(patterns)
             return
     os.close(archive)
