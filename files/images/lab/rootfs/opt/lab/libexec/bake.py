@@ -6,11 +6,15 @@ every module that they load. A program that does not come up fails the build.
 
 from __future__ import annotations
 
+import _sre
+import ast
+import contextlib
 import http.server
 import importlib.machinery as machinery
 import marshal
 import os
 import re
+import re._compiler as compiler
 import subprocess
 import sys
 import tempfile
@@ -18,15 +22,18 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Callable
 from importlib import metadata
+from typing import Any
 
 import bundle
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PORT = 18888
 SERVER = os.path.join(os.path.dirname(HERE), "bin", "jupyterhub-singleuser")
-KERNEL = "import sys; sys.argv = ['kernel', '-f', {file!r}]; sys.path.insert(0, {here!r}); import kernel; kernel.main()"
+BUNDLE = f"import sys; sys.path.insert(0, {HERE!r}); import bundle; bundle.install(); del sys.path[0]; "
+KERNEL = "sys.argv = ['kernel', '-f', {file!r}]; from ipykernel import kernelapp; kernelapp.launch_new_instance()"
 # What the server loads with the first kernel and terminal, and what users import first.
 ALSO = "import jupyter_client.manager, jupyter_client.provisioning, terminado, numpy, pandas, pandas.plotting"
 
@@ -65,7 +72,7 @@ def answers(url: str) -> bool:
 def run(arguments: list[str], environment: dict[str, str], home: str, ready: Callable[[], bool] | None = None) -> list[str]:
     """Run a program until it is ready (without a test: until it ends) and return the modules that it loaded."""
     with tempfile.TemporaryFile("w+") as log:
-        base = {"PATH": os.environ["PATH"], "HOME": home, "METALHUB_NO_BUNDLE": "1"}
+        base = {"PATH": os.environ["PATH"], "HOME": home, "METALHUB_BAKE": os.path.join(home, "patterns")}
         process = subprocess.Popen(
             [sys.executable, "-sP", "-X", "importtime", *arguments],
             env=base | environment,
@@ -116,10 +123,8 @@ def collect(home: str) -> list[str]:
         dict.fromkeys(
             [
                 *run([SERVER], hub | runtime, home, lambda: answers(f"http://127.0.0.1:{PORT}/user/bake/lab")),
-                *run(
-                    ["-c", KERNEL.format(here=HERE, file=connection)], runtime, home, lambda: os.path.exists(connection)
-                ),
-                *run(["-c", ALSO], {}, home),
+                *run(["-c", BUNDLE + KERNEL.format(file=connection)], runtime, home, lambda: os.path.exists(connection)),
+                *run(["-c", BUNDLE + ALSO], {}, home),
             ]
         )
     )
@@ -137,10 +142,39 @@ def find(name: str, seen: dict[str, machinery.ModuleSpec | None]) -> machinery.M
     return seen[name]
 
 
+def compiled(recorded: str) -> bundle.Patterns:
+    """Return what `re` makes of the patterns in the record; those that depend on the locale are left out."""
+    made: bundle.Patterns = {}
+    taken: list[tuple[Any, ...]] = []
+
+    class Compiler:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(_sre, name)
+
+        def compile(self, *arguments: Any) -> Any:
+            taken.append(arguments)
+            return _sre.compile(*arguments)
+
+    compiler._sre = Compiler()
+    for line in dict.fromkeys(recorded.splitlines()):
+        pattern, flags = ast.literal_eval(line)
+        with warnings.catch_warnings(action="ignore"), contextlib.suppress(re.error):
+            taken.clear()
+            compiler.compile(pattern, flags)
+            same, all_flags, code, *groups = taken[-1]
+            if not all_flags & re.LOCALE:
+                # marshal takes numbers, and no kinds of them.
+                made[pattern, flags] = marshal.dumps((same, int(all_flags), [int(word) for word in code], *groups))
+    compiler._sre = _sre
+    return made
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         os.chown(home, 1000, 1000)
         names = collect(home)
+        with open(os.path.join(home, "patterns"), encoding="utf-8") as stream:
+            patterns = compiled(stream.read())
     sys.path.remove(HERE)
     index: bundle.Index = {}
     chunks: list[bytes] = []
@@ -161,11 +195,11 @@ def main() -> None:
         elif isinstance(spec.loader, machinery.ExtensionFileLoader):
             index[name] = (root, spec.origin, is_package, 0, 0)
     roots = [item for item in sys.path if item.endswith("site-packages") and os.path.isdir(item)]
-    header = marshal.dumps((bundle.stamp(roots), index))
+    header = marshal.dumps((bundle.stamp(roots), index, patterns))
     with open(bundle.ARCHIVE, "wb") as stream:
         stream.write(bundle.MAGIC + len(header).to_bytes(8, "little") + header)
         stream.writelines(chunks)
-    print(f"bake: {len(index)} modules, {offset / 2**20:.1f} MiB")
+    print(f"bake: {len(index)} modules, {len(patterns)} patterns, {(offset + len(header)) / 2**20:.1f} MiB")
 
 
 if __name__ == "__main__":

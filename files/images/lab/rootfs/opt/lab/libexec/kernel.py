@@ -1,16 +1,14 @@
-"""The Python kernel, started fast: `ipykernel_launcher` with the archive of modules. Run it with `python -P`."""
+"""The Python kernel, started fast: `ipykernel_launcher` with the archive of modules."""
 
 import gc
-import os
 import sys
 
 # Nothing that is loaded here becomes garbage.
 gc.disable()
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import bundle  # noqa: E402
 
-if not os.environ.get("METALHUB_NO_BUNDLE"):
-    bundle.install()
+bundle.install()
+# This script's own directory; the kernel puts the notebook's there.
 del sys.path[0]
 
 
@@ -22,5 +20,6 @@ def main() -> None:
     kernelapp.launch_new_instance()
 
 
-if __name__ == "__main__":
-    main()
+# See jupyterhub-singleuser.
+main.__code__ = main.__code__.replace(co_stacksize=34_000)
+main()
