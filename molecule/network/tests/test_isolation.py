@@ -37,7 +37,8 @@ def address(hosts: Any) -> dict[str, str]:
 
 
 IMAGE = """docker image inspect bb:1 > /dev/null 2>&1 && exit 0
-[ -x /bin/busybox ] || { apt-get update -q && apt-get install -qy busybox-static; } > /dev/null 2>&1
+set -e
+[ -x /bin/busybox ] || { apt-get update -q && apt-get -o DPkg::Lock::Timeout=60 install -qy busybox-static; } > /dev/null
 rm -rf /run/bb && mkdir -p /run/bb/bin && cp /bin/busybox /run/bb/bin/ && cd /run/bb/bin
 for name in sh httpd nslookup timeout; do ln -s busybox $name; done
 tar -C /run/bb -c . | docker import - bb:1"""
