@@ -18,7 +18,7 @@ sessions() {
         docker network rm $networks 2> /dev/null && return 0
         sleep 1
     done
-    echo "these networks are still in use: $networks" >&2
+    echo "these networks are still used by services that Metalhub did not make: $networks; remove those (docker service ls)" >&2
     return 1
 }
 

@@ -37,8 +37,12 @@ def address(hosts: Any) -> dict[str, str]:
 
 
 IMAGE = """docker image inspect bb:1 > /dev/null 2>&1 && exit 0
-[ -x /bin/busybox ] || { apt-get update -q && apt-get install -qy busybox-static; } > /dev/null 2>&1
-rm -rf /run/bb && mkdir -p /run/bb/bin && cp /bin/busybox /run/bb/bin/ && cd /run/bb/bin
+set -e
+[ -x /bin/busybox ] || { apt-get update -q; apt-get -o DPkg::Lock::Timeout=60 install -qy busybox-static; } > /dev/null
+rm -rf /run/bb
+mkdir -p /run/bb/bin
+cp /bin/busybox /run/bb/bin/
+cd /run/bb/bin
 for name in sh httpd nslookup timeout; do ln -s busybox $name; done
 tar -C /run/bb -c . | docker import - bb:1"""
 
@@ -46,6 +50,8 @@ tar -C /run/bb -c . | docker import - bb:1"""
 @pytest.fixture(scope="module")
 def world(hosts: dict[str, Host], address: dict[str, str]) -> Iterator[None]:
     """Servers that must and must not be reached, all inside the test network; nothing routes further."""
+    for name in ("compute1", "compute2"):
+        run(hosts[name], IMAGE)
     run(hosts["outside"], f"ip addr replace {METADATA}/32 dev eth0; ip addr replace {PUBLIC}/32 dev eth0")
     for name, ports in {
         "outside": "tcp:80 tcp:53 udp:53 udp:443@203.0.113.10 tcp:8000 tcp:8001 udp:5353 udp:5354",
@@ -54,15 +60,13 @@ def world(hosts: dict[str, Host], address: dict[str, str]) -> Iterator[None]:
     }.items():
         put(hosts[name], "listen.py")
         run(hosts[name], f"systemctl reset-failed test-listen 2>/dev/null; systemctl stop test-listen 2>/dev/null; "
-                         f"systemd-run -q --unit test-listen python3 /run/listen.py {ports}")  # fmt: skip
+                         f"systemd-run -q --collect --unit test-listen python3 /run/listen.py {ports}")  # fmt: skip
     for name in ("control", "compute1", "compute2"):
         for target in (METADATA, PUBLIC):
             network = "169.254.0.0/16" if target == METADATA else "203.0.113.0/24"
             run(hosts[name], f"ip route replace blackhole {network}; ip route replace {target}/32 via {address['outside']}")
     for host in hosts.values():
         put(host, "reach.py")
-    for name in ("compute1", "compute2"):
-        run(hosts[name], IMAGE)
     yield
     for host in hosts.values():
         host.run(f"systemctl stop test-listen; ip addr del {METADATA}/32 dev eth0; ip addr del {PUBLIC}/32 dev eth0; "
@@ -79,7 +83,7 @@ class Session:
             f"docker service rm {name} 2>/dev/null; docker service create -q --no-resolve-image -d --name {name} --network mh-{egress} "
             f"--constraint node.hostname=={node} --constraint node.labels.metalhub.network==ready --endpoint-mode dnsrr "
             "--publish mode=host,target=8888 --restart-condition none --cap-drop ALL --stop-grace-period 1s "
-            "--label metalhub.test=1 bb:1 httpd -f -p 8888 -h /bin",
+            "--label metalhub.session=test bb:1 httpd -f -p 8888 -h /bin",
         )
         self.port = self.wait()
         self.container = run(self.host, f"docker ps -q --filter label=com.docker.swarm.service.name={name}")
@@ -120,7 +124,7 @@ def sessions(hosts: dict[str, Host], world: None) -> Iterator[dict[str, Session]
         "far": Session(hosts, "t-far", "compute2", "internal"),
     }
     yield made
-    run(hosts["control"], "docker service rm $(docker service ls -q --filter label=metalhub.test=1)")
+    run(hosts["control"], "docker service rm $(docker service ls -q --filter label=metalhub.session=test)")
 
 
 def rules_off(host: Host) -> None:
@@ -243,7 +247,7 @@ def test_ipv6_is_closed(sessions: dict[str, Session], hosts: dict[str, Host], ad
                  f"ip addr replace fd77:2::2/64 dev eth0 nodad; "
                  f"ip -6 route replace {PRIVATE_NETWORK}/64 via fd77:2::1")  # fmt: skip
     link_local = run(node, "ip -6 -o addr show dev mh-internal scope link | awk '{print $4; exit}'").split("/")[0]
-    run(same.host, f"systemctl stop test-v6 2>/dev/null; nsenter -t {same.pid} -n systemd-run -q --unit test-v6 "
+    run(same.host, f"systemctl stop test-v6 2>/dev/null; nsenter -t {same.pid} -n systemd-run -q --collect --unit test-v6 "
                    f"nsenter -t {same.pid} -n python3 -m http.server --bind :: 9999")  # fmt: skip
     time.sleep(1)
     try:
@@ -373,7 +377,7 @@ def probe_during(node: Host, address: dict[str, str], attach: str, actions: list
     allowed = f"tcp:{address['control']}:8081"
     run(node, "systemctl start nftables; systemctl stop test-attack 2>/dev/null; systemctl reset-failed test-attack 2>/dev/null; "
               "rm -f /run/attack.log; "
-              "systemd-run -q --unit test-attack -p StandardOutput=file:/run/attack.log "
+              "systemd-run -q --collect --unit test-attack -p StandardOutput=file:/run/attack.log "
               f"ip netns exec {ATTACKER} python3 /run/reach.py --for 300 {allowed} {' '.join(forbidden_here)}")  # fmt: skip
     time.sleep(1)
     for action in actions:

@@ -48,7 +48,7 @@ def write_routes(host: Host, **more: str) -> None:
 def edge(host: Host) -> Iterator[Host]:
     for port in (8081, 8888):
         host.run(f"systemctl stop test-backend-{port}")
-        run(host, f"systemd-run -q --unit test-backend-{port} python3 /run/backend.py {port}")
+        run(host, f"systemd-run -q --collect --unit test-backend-{port} python3 /run/backend.py {port}")
     write_routes(host)
     time.sleep(1.5)
     yield host
@@ -88,7 +88,7 @@ def test_the_page_while_nobody_answers(edge: Host) -> None:
         assert "Your session does not answer" in page and page.endswith("503")
         assert run(edge, f"{CURL} https://notebooks.test/user/a/lab") == "backend 8888"
     finally:
-        run(edge, "systemd-run -q --unit test-backend-8081 python3 /run/backend.py 8081; sleep 1")
+        run(edge, "systemd-run -q --collect --unit test-backend-8081 python3 /run/backend.py 8081; sleep 1")
     assert run(edge, f"{CURL} https://notebooks.test/hub/unavailable") == "the hub's own words"
 
 
@@ -107,7 +107,7 @@ def test_web_sockets_and_uploads_outlive_the_hub_and_changes_of_routes(edge: Hos
               "-p StandardOutput=file:/run/$kind.out python3 /run/edge.py $kind 70; done; sleep 2")  # fmt: skip
     run(edge, "systemctl stop test-backend-8081; sleep 1")
     write_routes(edge)
-    run(edge, "systemd-run -q --unit test-backend-8081 python3 /run/backend.py 8081")
+    run(edge, "systemd-run -q --collect --unit test-backend-8081 python3 /run/backend.py 8081")
     for _ in range(90):
         if (
             edge.run("systemctl is-active test-socket test-upload").rc != 0
