@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """How long does a run take that changes nothing? Ours, stock modules, and stock modules under Mitogen, side by side.
 
+Ours is shown twice: as it is (every host is asked once all that the last run asked, playbooks/site.yml), and task by task.
+
     converge.py                      the site on test hosts of its own, at 1, 2 and 4 hosts
     converge.py -i INVENTORY PLAYBOOK --limits h1 h1,h2      any playbook on hosts that are already there
 
@@ -33,12 +35,20 @@ import yaml
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
+sys.path.insert(0, str(ROOT / "testbed"))
+import testbed  # noqa: E402
+
 BIN = Path(sys.executable).parent
 MITOGEN = "0.3.54"
 NET = "bench"
 HOSTS = ["control", "compute1", "compute2", "compute3"]
-NAMES = {"ours": "Metalhub", "stock": "stock modules, pipelined", "mitogen": f"stock modules, Mitogen {MITOGEN}"}
-COLORS = {"ours": "#0b7285", "stock": "#c92a2a", "mitogen": "#e67700"}
+NAMES = {
+    "ours": "Metalhub",
+    "tasks": "Metalhub, task by task",
+    "stock": "stock modules, pipelined",
+    "mitogen": f"stock modules, Mitogen {MITOGEN}",
+}
+COLORS = {"ours": "#0b7285", "tasks": "#2b8a3e", "stock": "#c92a2a", "mitogen": "#e67700"}
 
 Run = dict[str, float]
 
@@ -51,7 +61,9 @@ def environment(**more: str) -> dict[str, str]:
 @contextlib.contextmanager
 def cold_ssh() -> t.Iterator[dict[str, str]]:
     """Give a run a directory of its own for SSH's control sockets, and close what it opened."""
-    directory = Path(tempfile.mkdtemp(prefix="mhb-", dir="/tmp"))  # a socket's path has at most 107 bytes
+    # A socket's path has at most 107 bytes. The same name each time: the environment is part of what may not differ.
+    directory = Path(tempfile.gettempdir()) / f"mhb-{os.getpid()}"
+    directory.mkdir(mode=0o700)
     try:
         yield {"ANSIBLE_SSH_CONTROL_PATH_DIR": str(directory)}
     finally:
@@ -133,17 +145,15 @@ def remote(variables: dict[str, dict[str, t.Any]]) -> opponent.Remote:
     return run
 
 
-def site_inventory(testbed: Path, count: int, directory: Path) -> list[str]:
+def site_inventory(access: Path, count: int, directory: Path) -> list[str]:
     """Write the inventory of a site with `count` hosts: all of them compute nodes, the first also all the rest."""
     hosts = HOSTS[:count]
     demo = ROOT / "inventories/demo"
     target = directory / f"site-{count}"
-    subprocess.run([sys.executable, "-c", "import testbed; testbed.write_extra_ca_bundle()"], check=True, cwd=ROOT / "testbed", timeout=60)
-    bundle = ROOT / ".cache/testbed/extra-ca.pem"
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     (target / "group_vars").symlink_to(demo / "group_vars")
-    addresses = yaml.safe_load(testbed.read_text(encoding="utf-8"))["all"]
+    addresses = yaml.safe_load(access.read_text(encoding="utf-8"))["all"]
     first = {"hosts": {hosts[0]: None}}
     groups = {f"metalhub_{name}": first for name in ("control", "managers", "storage", "registry")}
     groups["metalhub_compute"] = {"hosts": dict.fromkeys(hosts), "vars": {"metalhub_pool": "cpu"}}
@@ -152,7 +162,10 @@ def site_inventory(testbed: Path, count: int, directory: Path) -> list[str]:
     groups["metalhub_builders"] = {"hosts": {"localhost": None}}
     addresses["children"] = groups
     (target / "hosts.yml").write_text(yaml.safe_dump({"all": addresses}), encoding="utf-8")
-    return ["-i", str(target), "-e", f"metalhub_extra_ca_bundle={bundle if bundle.exists() else ''}"]
+    # What the demo's inventory reads from files beside it.
+    bundle = testbed.write_extra_ca_bundle()
+    given = {"metalhub_extra_ca_bundle": str(bundle or ""), "images_base_image": testbed.base_image()}
+    return ["-i", str(target), "-e", json.dumps(given)]
 
 
 def settle(playbook: Path, arguments: list[str], out: Path, tag: str) -> float:
@@ -223,26 +236,21 @@ def plot(sizes: list[int], medians: dict[str, dict[int, float]]) -> str:
 
 def table(sizes: list[int], runs: dict[str, dict[int, list[Run]]]) -> str:
     """Format medians, spreads, slopes and ratios as a Markdown table."""
-    lines = [
-        "| hosts | "
-        + " | ".join(NAMES[name] for name in runs)
-        + " | "
-        + " | ".join(f"{name} / ours" for name in runs if name != "ours")
-        + " |"
-    ]
-    lines.append("|" + " ---: |" * (lines[0].count("|") - 1))
+    pairs = [(other, own) for other in runs if other not in ("ours", "tasks") for own in ("ours", "tasks")]
+    heads = ["hosts", *(NAMES[name] for name in runs), *(f"{other} / {own}" for other, own in pairs)]
+    lines = ["| " + " | ".join(heads) + " |", "|" + " ---: |" * len(heads)]
     for size in sizes:
         walls = {name: [run["wall"] for run in runs[name][size]] for name in runs}
         cells = [f"{statistics.median(w):.2f} s ({min(w):.2f}–{max(w):.2f})" for w in walls.values()]
-        # Ratios are taken within each round, where both met the same load of the machine.
-        ratios = [statistics.median(b / a for a, b in zip(walls["ours"], walls[name], strict=True)) for name in runs if name != "ours"]
-        lines.append(f"| {size} | " + " | ".join(cells) + " | " + " | ".join(f"{ratio:.1f}x" for ratio in ratios) + " |")
+        # Ratios are taken within each round, where all met the same load of the machine.
+        ratios = [statistics.median(b / a for a, b in zip(walls[own], walls[other], strict=True)) for other, own in pairs]
+        lines.append(f"| {size} | " + " | ".join([*cells, *(f"{ratio:.1f}x" for ratio in ratios)]) + " |")
     if len(sizes) > 1:
         cells = []
         for name in runs:
             first, last = (statistics.median(run["wall"] for run in runs[name][size]) for size in (sizes[0], sizes[-1]))
             cells.append(f"{(last - first) / (sizes[-1] - sizes[0]):.2f} s")
-        lines.append("| each more | " + " | ".join(cells) + " |" + "  |" * (len(runs) - 1))
+        lines.append("| each more | " + " | ".join(cells) + " |" + "  |" * len(pairs))
     return "\n".join(lines) + "\n"
 
 
@@ -264,20 +272,22 @@ def measure(
         raise SystemExit(f"the recorded run changed something: {out}/{tag}-record.log")
     records = opponent.read_records(record)
     print_profile(records, options.profile)
-    contenders: dict[str, tuple[Path, dict[str, str]]] = {"ours": (playbook, {})}
+    by_task = [*arguments, "--tags=all,always"]  # a run by tags keeps no record and asks none, and is the same otherwise
+    contenders: dict[str, tuple[Path, list[str], dict[str, str]]] = {"ours": (playbook, arguments, {}), "tasks": (playbook, by_task, {})}
+    play(playbook, arguments, {}, out / f"{tag}-ours.log", 600)  # the run that is kept, and asked again from then on
     if not options.ours_only:
         directory = out / f"{tag}-opponent"
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(mode=0o700)
         path, counts = opponent.write_opponent(records, remote(hosts_of(arguments)), directory)
         say("  the opponents' playbook: " + ", ".join(f"{n} {name.removeprefix('ansible.builtin.')}" for name, n in sorted(counts.items())))
-        contenders["stock"] = (path, {})
+        contenders["stock"] = (path, by_task, {})
         if mitogen:
-            contenders["mitogen"] = (path, mitogen)
+            contenders["mitogen"] = (path, by_task, mitogen)
     runs: dict[str, list[Run]] = {name: [] for name in contenders}
     for repeat in range(options.repeats):
-        for name, (path, env) in contenders.items():
-            run, output = play(path, arguments, env, out / f"{tag}-{name}.log", 1800)
+        for name, (path, how, env) in contenders.items():
+            run, output = play(path, how, env, out / f"{tag}-{name}.log", 1800)
             if changes(output):
                 raise SystemExit(f"{name} changed something, so it does not ask for the same state: {out}/{tag}-{name}.log")
             runs[name].append(run)
@@ -308,13 +318,11 @@ def main() -> int:
     mitogen = None if options.ours_only else install_mitogen(options.out)
     extra = [word for value in options.extra for word in ("-e", value)]
     runs: dict[str, dict[int, list[Run]]] = {}
-    testbed = [sys.executable, str(ROOT / "testbed/testbed.py")]
     if options.inventory:
         base = [word for path in options.inventory for word in ("-i", path)] + extra
         cases = [(len(limit.split(",")), [*base, f"--limit={limit}"]) for limit in options.limits or ["all"]]
     else:
-        subprocess.run([*testbed, "up", "--name", NET, *HOSTS[: max(options.sizes)]], check=True, timeout=900)
-        hosts = ROOT / f".cache/testbed/{NET}/inventory.yml"
+        hosts = testbed.up(NET, HOSTS[: max(options.sizes)])
         cases = [(size, site_inventory(hosts, size, options.out) + extra) for size in sorted(options.sizes)]
     try:
         for size, arguments in cases:
@@ -323,7 +331,7 @@ def main() -> int:
                 runs.setdefault(name, {})[size] = series
     finally:
         if not options.inventory and not options.keep:
-            subprocess.run([*testbed, "down", NET], check=False, timeout=300)
+            testbed.down(NET)
     sizes = sorted(next(iter(runs.values())))
     medians = {name: {size: statistics.median(run["wall"] for run in series[size]) for size in sizes} for name, series in runs.items()}
     text = table(sizes, runs)

@@ -138,6 +138,8 @@ def write_opponent(records: list[Record], remote: Remote, directory: Path) -> tu
             elif record["action"] == OURS + "probe":
                 emit(hosts, "ansible.builtin.shell", {"cmd": "{% raw %}" + args["script"] + "{% endraw %}"}, name, delegate,
                      changed_when=False, no_log=True)  # fmt: skip
+            elif record["action"].startswith(OURS):
+                continue  # preflight and the like have no counterpart
             elif not record["hidden"] and not record["looped"]:
                 emit(hosts, record["action"], args, name, delegate, changed_when=False)
             else:
