@@ -103,6 +103,12 @@ class Cluster:
         assert not check or done.returncode == 0, f"{host}: {script}\nexit {done.returncode}: {done.stdout}{done.stderr}"
         return done.stdout.strip()
 
+    def hang_up(self, host: str) -> None:
+        """Close the connection that is kept open to a host."""
+        path = self.directory / f"ssh-{host}"
+        subprocess.run(["ssh", "-o", f"ControlPath={path}", "-O", "exit", "-q", "x"], check=False, stderr=subprocess.DEVNULL, timeout=10)
+        path.unlink(missing_ok=True)
+
     def installed(self) -> bool:
         """Whether a converge came to its end here at some time: the hub's unit runs."""
         return self.ssh(self.control, "systemctl is-active metalhub-hub", check=False) == "active"
@@ -152,6 +158,19 @@ class Cluster:
         lines = self.ssh(self.control, "docker node ls --format '{{json .}}'").splitlines()
         return {node["Hostname"]: node for node in map(json.loads, lines)}
 
+    def stop_all(self, user: str) -> None:
+        """Stop a user's sessions, also those that are just starting, and wait until they are gone."""
+
+        def gone() -> bool:
+            servers = self.admin.request("GET", f"/hub/api/users/{user}").json().get("servers", {})
+            for name, server in servers.items():
+                if server["pending"] != "stop" and not server.get("stopped"):
+                    path = f"/hub/api/users/{user}/servers/{name}" if name else f"/hub/api/users/{user}/server"
+                    self.admin.request("DELETE", path, {"remove": True} if name else None)
+            return all(server.get("stopped") for server in servers.values())
+
+        wait(f"no session of {user}", gone, 60, 0.3)
+
     def only(self, *hosts: str) -> None:
         """Let new sessions start on these nodes alone; those that run elsewhere stay."""
         nodes = self.nodes()
@@ -176,8 +195,7 @@ class Cluster:
         net = testbed.run("docker", "inspect", "-f", f'{{{{index .Config.Labels "{testbed.LABEL}"}}}}', names[0]).stdout.strip()
         argv = [sys.executable, str(ROOT / "testbed" / "testbed.py"), verb, net, host]
         subprocess.run(argv, check=True, timeout=120)
-        if verb == "kill":
-            (self.directory / f"ssh-{host}").unlink(missing_ok=True)
+        self.hang_up(host)
 
 
 __all__ = ["INVENTORY", "ROOT", "Cluster", "Host", "Hub", "ProofError", "wait"]

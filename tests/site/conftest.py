@@ -15,7 +15,51 @@ import pytest
 from cluster import INVENTORY, Cluster, Hub, ProofError
 from runner import play
 
-from demo import hosts as demo_hosts
+from demo import demo
+
+
+@pytest.fixture(scope="session")
+def site() -> Iterator[Cluster]:
+    """Hosts that answer; what is on them may be anything."""
+    if INVENTORY == ["inventories/demo"]:
+        demo.prepare()
+        demo.hosts()
+    directory = Path(tempfile.mkdtemp(prefix="mh-"))  # a short path: SSH puts sockets in it
+    cluster = Cluster(INVENTORY, directory)
+    try:
+        yield cluster
+    finally:
+        for host in cluster.hosts:
+            cluster.hang_up(host)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def cluster(site: Cluster) -> Cluster:
+    """A converged platform whose nodes all take sessions."""
+    if not site.installed():
+        run = play("site.yml")
+        assert run.status == 0, run.tail()
+    site.only(*site.compute)
+    return site
+
+
+@pytest.fixture
+def guest(cluster: Cluster) -> Iterator[Callable[[str], Hub]]:
+    """Give a client of a user of this name. In the end their sessions are stopped and all nodes take sessions again."""
+    users = []
+
+    def make(user: str) -> Hub:
+        with contextlib.suppress(ProofError):
+            cluster.admin.request("POST", f"/hub/api/users/{user}")
+        users.append(user)
+        cluster.stop_all(user)
+        return cluster.admin.as_user(user)
+
+    yield make
+    cluster.only(*cluster.compute)
+    for user in users:
+        cluster.stop_all(user)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
