@@ -99,7 +99,7 @@ class Cluster:
         path = self.directory / f"ssh-{host}"
         share = ["-o", "ControlMaster=auto", "-o", "ControlPersist=60", "-o", f"ControlPath={path}", "-o", "ConnectTimeout=5"]
         argv = ["ssh", *one.ssh_options, *share, one.address, script]
-        done = subprocess.run(argv, check=False, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=timeout)
+        done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=timeout)
         assert not check or done.returncode == 0, f"{host}: {script}\nexit {done.returncode}: {done.stdout}{done.stderr}"
         return done.stdout.strip()
 

@@ -6,6 +6,8 @@ METALHUB_INVENTORY names other inventories than the demo's, with blanks between 
 from __future__ import annotations
 
 import contextlib
+import secrets
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,9 +15,13 @@ from pathlib import Path
 
 import pytest
 from cluster import INVENTORY, Cluster, Hub, ProofError
+from playwright.sync_api import Browser, sync_playwright
 from runner import play
 
 from demo import demo
+from testbed import testbed
+
+CHROMIUM = Path("/usr/bin/chromium")
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +66,50 @@ def guest(cluster: Cluster) -> Iterator[Callable[[str], Hub]]:
     cluster.only(*cluster.compute)
     for user in users:
         cluster.stop_all(user)
+
+
+MAKE_ACCOUNT = """
+import bcrypt, sqlite3, sys
+name, password = sys.stdin.read().split()
+hashed = bcrypt.hashpw(password.encode(), bcrypt.gensalt(4))
+with sqlite3.connect("/var/lib/metalhub/hub/jupyterhub.sqlite", timeout=20) as database:
+    database.execute("delete from users_info where username = ?", (name,))
+    database.execute("insert into users_info (username, password, is_authorized, has_2fa) values (?, ?, 1, 0)", (name, hashed))
+"""
+
+
+@pytest.fixture
+def account(cluster: Cluster, guest: Callable[[str], Hub]) -> Callable[[str], str]:
+    """Make an account that can log in, and return its password: the demo lets nobody sign up."""
+
+    def make(user: str) -> str:
+        guest(user)
+        password = secrets.token_hex(16)
+        run = "runuser -u metalhub-hub -- /opt/metalhub/hub/venv/bin/python -c"
+        cluster.ssh(cluster.control, f"echo {user} {password} | {run} {shlex.quote(MAKE_ACCOUNT)}")
+        return password
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def browser(cluster: Cluster) -> Iterator[Browser]:
+    """Debian's Chromium. It finds the platform's name at its address, and accepts the platform's certificate and no other."""
+    if not CHROMIUM.exists():
+        testbed.install("chromium")
+    script = "openssl x509 -in /etc/metalhub/pki/traefik.crt -noout -pubkey | openssl pkey -pubin -outform der"
+    key = cluster.ssh(cluster.control, f"{script} | openssl dgst -sha256 -binary | base64")
+    arguments = ["--no-sandbox", "--disable-dev-shm-usage", f"--ignore-certificate-errors-spki-list={key}"]
+    arguments += [f"--host-resolver-rules=MAP {cluster.domain} {cluster.address}"]
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield chromium
+        chromium.close()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The converge comes first: what the others find is what it left."""
+    items.sort(key=lambda item: "test_converge" not in item.nodeid)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 
 from ansible.plugins.callback import CallbackBase
 
@@ -31,7 +30,9 @@ class CallbackModule(CallbackBase):
         self.left -= 1
         if self.left == 0:
             if self.after:
-                threading.Timer(self.after, self.kill, [f"killed {self.after:g} s after the start of: {task}"]).start()
+                words = f"killed {self.after:g} s after the start of: {task}"
+                signal.signal(signal.SIGALRM, lambda *_: self.kill(words))
+                signal.setitimer(signal.ITIMER_REAL, self.after)
             else:
                 self.kill(f"killed before: {task}")
 
