@@ -119,6 +119,18 @@ def ssh(script: str) -> str:
     return testbed.run(*ssh_argv(script)).stdout
 
 
+def prepare() -> None:
+    """Get the engine, and write what the demo's inventory reads of this machine."""
+    testbed.engine()
+    testbed.write_extra_ca_bundle()
+    testbed.base_image()
+
+
+def hosts() -> None:
+    """Make the demo's hosts, or start those that stopped."""
+    testbed.up(NET, HOSTS, subnet=SUBNET)
+
+
 def up() -> None:
     """Make or mend the demo and prove it. Raises TestbedError with what failed and what to do."""
     if os.geteuid() != 0:
@@ -126,14 +138,12 @@ def up() -> None:
     CACHE.mkdir(parents=True, exist_ok=True)
     if shutil.which("ssh") is None:
         testbed.install("openssh-client")
-    testbed.engine()
-    testbed.write_extra_ca_bundle()
+    timed("base image", prepare)
 
     environment = ROOT / "requirements" / "controller.txt"
-    timed("base image", lambda: void(testbed.base_image()))
     with ThreadPoolExecutor(3) as pool:
         stages: list[Future[None]] = [
-            pool.submit(timed, "host image and hosts", lambda: void(testbed.up(NET, HOSTS, subnet=SUBNET))),
+            pool.submit(timed, "host image and hosts", hosts),
             pool.submit(timed, "virtual environment", lambda: make_venv(environment)),
             pool.submit(timed, "notebook image", warm_notebook_image),
         ]
@@ -145,10 +155,6 @@ def up() -> None:
     if "changed=0" not in recap or any(f"changed={n}" in recap for n in range(1, 10)):
         say("NOTE: the second converge changed something:" + recap)
     prove()
-
-
-def void(_: object) -> None:
-    """Drop a result."""
 
 
 def prove() -> None:

@@ -9,7 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from cluster import INVENTORY, ROOT
+
 PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
 _RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
 
@@ -38,17 +39,19 @@ class Run:
         return "\n".join(self.output.splitlines()[-lines:])
 
 
-def play(playbook: str, *options: str, inventory: str = "inventories/demo", kill_at: int = 0, timeout: int = 900) -> Run:
-    """Run `playbooks/<playbook>`; with `kill_at` it is killed when that task is about to begin (counted from 1)."""
+def play(playbook: str, *options: str, kill_at: int = 0, kill_after: float = 0, timeout: int = 900) -> Run:
+    """Run `playbooks/<playbook>`; with `kill_at` it is killed when that task is about to begin (counted from 1), or
+    `kill_after` seconds later, in the middle of whatever it then does."""
     environment = dict(os.environ, ANSIBLE_NOCOLOR="1", ANSIBLE_FORCE_COLOR="0")
     if kill_at:
         environment |= {
             "METALHUB_KILL_AT": str(kill_at),
+            "METALHUB_KILL_AFTER": str(kill_after),
             "ANSIBLE_CALLBACK_PLUGINS": str(Path(__file__).parent / "callback"),
             "ANSIBLE_CALLBACKS_ENABLED": "kill_at",
         }
     done = subprocess.run(
-        [PLAYBOOK, "-i", inventory, f"playbooks/{playbook}", *options],
+        [PLAYBOOK, *(f"--inventory={source}" for source in INVENTORY), f"playbooks/{playbook}", *options],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,

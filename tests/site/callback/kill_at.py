@@ -11,7 +11,7 @@ DOCUMENTATION = """
 name: kill_at
 type: aggregate
 short_description: Kill the run at a task
-description: Kills the process and its workers when the task numbered by METALHUB_KILL_AT is about to begin.
+description: Kills the process and its workers METALHUB_KILL_AFTER seconds after the task numbered by METALHUB_KILL_AT begins.
 """
 
 
@@ -24,10 +24,19 @@ class CallbackModule(CallbackBase):
     def __init__(self) -> None:
         super().__init__()
         self.left = int(os.environ["METALHUB_KILL_AT"])
+        self.after = float(os.environ.get("METALHUB_KILL_AFTER", "0"))
 
     def v2_playbook_on_task_start(self, task: object, is_conditional: bool) -> None:
         self.left -= 1
         if self.left == 0:
-            print(f"killed before: {task}", flush=True)
-            # The runner starts us as a session of our own, so this ends the workers too and nothing else.
-            os.killpg(os.getpgid(0), signal.SIGKILL)
+            if self.after:
+                words = f"killed {self.after:g} s after the start of: {task}"
+                signal.signal(signal.SIGALRM, lambda *_: self.kill(words))
+                signal.setitimer(signal.ITIMER_REAL, self.after)
+            else:
+                self.kill(f"killed before: {task}")
+
+    def kill(self, words: str) -> None:
+        print(words, flush=True)
+        # The runner starts us as a session of our own, so this ends the workers too and nothing else.
+        os.killpg(os.getpgid(0), signal.SIGKILL)

@@ -1,0 +1,147 @@
+"""The platform as people meet it: Debian's Chromium against the real hub. Pictures are kept in tests/e2e-screenshots."""
+
+from __future__ import annotations
+
+import http.client
+import time
+from collections.abc import Callable
+
+from cluster import ROOT, Cluster
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}
+USER = "t-browser"
+START = 60_000  # milliseconds until a session is there
+Account = Callable[[str], str]
+Note = Callable[[str, object], None]
+
+
+def picture(page: Page, name: str) -> None:
+    directory = ROOT / "tests" / "e2e-screenshots"
+    directory.mkdir(exist_ok=True)
+    page.screenshot(path=directory / f"{name}.png", full_page="lab" not in name)
+
+
+def log_in(context: BrowserContext, cluster: Cluster, user: str, password: str) -> Page:
+    page = context.new_page()
+    page.goto(f"https://{cluster.domain}/")
+    page.fill("#username_input", user)
+    page.fill("#password_input", password)
+    page.click("#login_submit")
+    return page
+
+
+def no_overflow(page: Page) -> None:
+    """Nothing of the page is wider than the screen."""
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), f"{page.url} scrolls sideways"
+
+
+def test_plain_http_is_sent_to_https_which_is_remembered(cluster: Cluster) -> None:
+    plain = http.client.HTTPConnection(cluster.address, 80, timeout=10)
+    plain.request("GET", "/hub/login?next=x", headers={"Host": cluster.domain})
+    answer = plain.getresponse()
+    assert answer.status in (301, 308)
+    assert answer.getheader("Location") == f"https://{cluster.domain}/hub/login?next=x"
+    secure = http.client.HTTPSConnection(cluster.domain, 443, timeout=10, context=cluster.admin.tls)
+    secure.request("GET", "/hub/login")
+    hsts = secure.getresponse().getheader("Strict-Transport-Security") or ""
+    assert "max-age=" in hsts and int(hsts.partition("max-age=")[2].partition(";")[0]) >= 180 * 86400, hsts
+
+
+def test_a_wrong_password(cluster: Cluster, browser: Browser) -> None:
+    context = browser.new_context()
+    page = log_in(context, cluster, "admin", "certainly wrong")
+    expect(page.locator(".login_error")).to_contain_text("Invalid username or password")
+    assert "/hub/login" in page.url
+    picture(page, "login-wrong")
+    context.close()
+    phone = browser.new_context(**PHONE)
+    page = phone.new_page()
+    page.goto(f"https://{cluster.domain}/")
+    no_overflow(page)
+    picture(page, "phone-login")
+    phone.close()
+
+
+def test_from_log_in_to_log_out(cluster: Cluster, browser: Browser, account: Account, record_property: Note) -> None:
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    page = log_in(context, cluster, USER, account(USER))
+    # The start page says what there is.
+    cards = page.locator(".mh-card")
+    expect(cards).to_have_count(2)
+    expect(cards.first).to_contain_text("Notebook")
+    expect(cards.first.locator("input")).to_be_checked()
+    expect(cards.first.locator(".mh-room")).to_contain_text("room for")
+    expect(page.locator("main")).to_contain_text("does not persist")
+    picture(page, "start")
+    state = context.storage_state()
+    phone = browser.new_context(**PHONE, storage_state=state)
+    small = phone.new_page()
+    small.goto(f"https://{cluster.domain}/hub/spawn")
+    no_overflow(small)
+    picture(small, "phone-start")
+
+    begin = time.monotonic()
+    page.click("#start")
+    page.wait_for_url("**/user/**/lab**", timeout=START)
+    page.wait_for_selector(".jp-Launcher, .jp-NotebookPanel", timeout=START)
+    record_property("browser: seconds from the click to the lab's launcher", f"{time.monotonic() - begin:.1f}")
+    picture(page, "lab")
+    page.locator(".jp-LauncherCard[data-category='Notebook']").first.click()
+    cell = page.locator(".jp-NotebookPanel:visible .jp-CodeCell .cm-content").first
+    cell.click()
+    page.keyboard.type("import platform; print('the answer is', 6 * 7, 'on', platform.node())")
+    # A cell that runs before the kernel is there waits for it.
+    page.keyboard.press("Shift+Enter")
+    expect(page.locator(".jp-OutputArea-output").first).to_contain_text("the answer is 42 on session", timeout=START)
+    picture(page, "lab-cell")
+
+    page.goto(f"https://{cluster.domain}/hub/home")
+    row = page.locator(".mh-row").first
+    expect(row).to_contain_text("running")
+    picture(page, "home-running")
+    small.goto(f"https://{cluster.domain}/hub/home")
+    no_overflow(small)
+    picture(small, "phone-home")
+    phone.close()
+    row.locator("[data-do=stop]").click()
+    expect(page.locator("#start")).to_be_visible(timeout=30_000)
+    expect(page.locator(".mh-row").first).to_contain_text("stopped")
+    picture(page, "home-stopped")
+    cluster.nothing_left(USER)
+    page.click("#logout")
+    page.wait_for_url("**/hub/log*")
+    picture(page, "logged-out")
+    page.goto(f"https://{cluster.domain}/hub/home")
+    assert "/hub/login" in page.url
+    context.close()
+
+
+def test_the_admin_page_is_for_admins(cluster: Cluster, browser: Browser, account: Account) -> None:
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    page = log_in(context, cluster, USER, account(USER))
+    page.wait_for_selector("#logout")
+    expect(page.locator("nav")).not_to_contain_text("Admin")
+    answer = page.goto(f"https://{cluster.domain}/hub/admin")
+    assert answer is not None and answer.status == 403
+    expect(page.locator("h1")).to_contain_text("not open to you")
+    picture(page, "refused")
+    context.close()
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    page = log_in(context, cluster, "admin", cluster.password)
+    page.wait_for_selector("#logout")
+    answer = page.goto(f"https://{cluster.domain}/hub/admin")
+    assert answer is not None and answer.status == 200
+    expect(page.locator("#react-admin-hook")).to_contain_text(USER, timeout=15_000)
+    picture(page, "admin")
+    context.close()
+
+
+def test_a_page_that_is_not_there(cluster: Cluster, browser: Browser) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    answer = page.goto(f"https://{cluster.domain}/hub/nothing-here")
+    assert answer is not None and answer.status == 404
+    expect(page.locator("h1")).to_contain_text("nothing here")
+    picture(page, "not-found")
+    context.close()
