@@ -8,7 +8,7 @@ export PATH := $(BIN):$(PATH)
 help:
 	@echo "make demo       a platform of three hosts on this machine, proved by running notebook cells in it"
 	@echo "make demo-down  remove it and all that it made"
-	@echo "make test       lint, unit tests, role scenarios, the site, browser tests, faults"
+	@echo "make test       lint, unit tests, role scenarios, the site under kills, browser tests, faults"
 	@echo "make lint unit docs venv"
 
 # The virtual environment with all that is pinned; a change of a lock renews it.
@@ -30,8 +30,9 @@ lint: venv
 unit: venv
 	pytest -q tests/unit
 
-test: lint unit
-	pytest -q tests/roles tests/e2e
+# Everything in one run, so that its last line counts everything. What fails fast comes first.
+test: lint
+	pytest --durations=12 tests/unit tests/roles tests/testbed tests/site
 
 docs: venv
 	$(BIN)/python docs/generate.py
