@@ -16,7 +16,6 @@ from metalhub_hub import cluster, config, culler, homes, platform, policy, servi
 from metalhub_hub.engine import Tls
 from metalhub_hub.spawner import stop_cause
 
-
 OTHER = IMAGE.replace("a" * 64, "b" * 64)
 
 
