@@ -448,6 +448,7 @@ def parse(data: Any) -> Document:
     for name, value in top.named("images").items():
         part = _Reader(value, f"images.{name}", problems)
         images[name] = part.text("title", name)
+        part.left -= {"build", "reference"}  # how it is made is for others; which it is stands in the manifest
         part.end()
     egress = dict.fromkeys(top.texts("egress_classes"))
     for name in egress:

@@ -18,11 +18,13 @@ async def kernels_are_busy(url: str) -> bool:
     headers = {"Authorization": f"token {os.environ['JUPYTERHUB_API_TOKEN']}"}
     address = url if url.startswith("http") else hub + url
     try:
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as http:
-            async with http.get(address.rstrip("/") + "/api/kernels", headers=headers) as response:
-                if response.status != 200:
-                    return False
-                kernels = await response.json()
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as http,
+            http.get(address.rstrip("/") + "/api/kernels", headers=headers) as response,
+        ):
+            if response.status != 200:
+                return False
+            kernels = await response.json()
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
         return False
     return any(kernel.get("execution_state") == "busy" for kernel in kernels)

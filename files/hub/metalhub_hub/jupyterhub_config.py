@@ -22,6 +22,8 @@ c.JupyterHub.cookie_secret_file = document.cookie_secret_file
 c.JupyterHub.db_url = (
     auth.secret(document.database_url_file) if document.database_url_file else f"sqlite:///{state}/jupyterhub.sqlite"
 )
+if document.public_url.startswith("https:"):
+    c.JupyterHub.tornado_settings = {"cookie_options": {"secure": True}}
 # Sessions outlive the hub and its proxy.
 c.JupyterHub.cleanup_servers = False
 c.JupyterHub.cleanup_proxy = False

@@ -513,9 +513,11 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         self._restored = False
         target = f"{Spawner.server.fget(self).url}api"
         try:
-            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=3)) as http:
-                async with http.get(target, allow_redirects=False) as response:
-                    return response
+            async with (
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=3)) as http,
+                http.get(target, allow_redirects=False) as response,
+            ):
+                return response
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
             self.log.warning("Session %s does not answer yet (%s); Swarm says it runs", self.service_name, error)
             return _Trusted()

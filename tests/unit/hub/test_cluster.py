@@ -85,6 +85,12 @@ def reserved(cpus: float, memory: int, state: str = "running", wanted: str = "ru
     return task(state, wanted, Spec={"Resources": {"Reservations": amounts}})
 
 
+def placed(pool: str | None, network: bool, availability: str = "active") -> dict[str, Any]:
+    return make_node(
+        Spec={"Availability": availability, "Labels": {"metalhub.pool": pool, **({"metalhub.network": "ready"} if network else {})}}
+    )
+
+
 SMALL = config.Flavor("small", 1, 2 * GIB)
 
 
@@ -98,9 +104,9 @@ SMALL = config.Flavor("small", 1, 2 * GIB)
         ([make_node()], [reserved(2, GIB, "failed")], cluster.Room(2, 1, 1)),
         ([make_node()], [reserved(2, GIB, "running", "shutdown")], cluster.Room(2, 1, 1)),
         ([make_node(Status={"State": "down"})], [], cluster.Room(0, 0, 0)),
-        ([make_node(Spec={"Availability": "drain", "Labels": {"metalhub.pool": "cpu", "metalhub.network": "ready"}})], [], cluster.Room(0, 0, 0)),
-        ([make_node(Spec={"Availability": "active", "Labels": {"metalhub.pool": "cpu"}})], [], cluster.Room(0, 0, 0)),
-        ([make_node(Spec={"Availability": "active", "Labels": {"metalhub.pool": "gpu", "metalhub.network": "ready"}})], [], cluster.Room(0, 0, 0)),
+        ([placed("cpu", True, "drain")], [], cluster.Room(0, 0, 0)),
+        ([placed("cpu", False)], [], cluster.Room(0, 0, 0)),
+        ([placed("gpu", True)], [], cluster.Room(0, 0, 0)),
         ([make_node(Description={"Resources": {"NanoCPUs": 5 * 10**8, "MemoryBytes": 8 * GIB}})], [], cluster.Room(0, 1, 0)),
     ],
 )

@@ -170,7 +170,8 @@ def test_a_node_that_dies_is_told_and_one_click_starts_again(hub: Hub, engine: F
     jar = log_in(hub, "admin", PASSWORD)
     engine.nodes[0]["Status"]["State"] = "down"
     eventually(lambda: not engine.services)
-    page = eventually(lambda: hub.page("/user/admin/lab", jar) if "stopped answering" in hub.page("/user/admin/lab", jar) else "")
+    eventually(lambda: "stopped answering" in hub.page("/user/admin/lab", jar))
+    page = hub.page("/user/admin/lab", jar)
     assert "Your home is intact" in page and "opt-profile=small" in page
     engine.tasks.clear()
     engine.fate = {"State": "running"}

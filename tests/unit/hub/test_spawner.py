@@ -114,6 +114,11 @@ async def test_certainly_gone(spawner: Here, engine: FakeEngine) -> None:
     assert spawner.ended and spawner.ended["cause"] == "removed"
 
 
+def drain(task: dict[str, Any], node: dict[str, Any]) -> None:
+    node["Spec"].update(Availability="drain")
+    task.update(DesiredState="shutdown")
+
+
 @pytest.mark.parametrize(
     ("change", "cause", "words"),
     [
@@ -121,7 +126,7 @@ async def test_certainly_gone(spawner: Here, engine: FakeEngine) -> None:
         (lambda task, node: task["Status"].update(State="failed", ContainerStatus={"ExitCode": 2}), "failed", "exit code 2"),
         (lambda task, node: task["Status"].update(State="complete"), "exited", "ended by itself"),
         (lambda task, node: node["Status"].update(State="down"), "lost", "The machine that ran your session stopped answering"),
-        (lambda task, node: (node["Spec"].update(Availability="drain"), task.update(DesiredState="shutdown")), "drain", "taken out of service"),
+        (drain, "drain", "taken out of service"),
     ],
 )
 async def test_a_dead_session_is_removed_and_its_page_says_why(
