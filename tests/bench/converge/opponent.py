@@ -93,6 +93,9 @@ def write_opponent(records: list[Record], remote: Remote, directory: Path) -> tu
 
     for group in _by_task([r for r in records if r["state"] == "ok" and r["action"] not in CONTROLLER_ONLY]):
         for hosts, delegate, record in group:
+            if record["looped"]:
+                counts["(left out: looped)"] = counts.get("(left out: looped)", 0) + 1
+                continue
             where = [delegate] if delegate else hosts
             args, name = record["args"], record["name"]
             if record["action"] == OURS + "tree":
@@ -140,10 +143,10 @@ def write_opponent(records: list[Record], remote: Remote, directory: Path) -> tu
                      changed_when=False, no_log=True)  # fmt: skip
             elif record["action"].startswith(OURS):
                 continue  # preflight and the like have no counterpart
-            elif not record["hidden"] and not record["looped"]:
+            elif not record["hidden"]:
                 emit(hosts, record["action"], args, name, delegate, changed_when=False)
             else:
-                counts["(left out: hidden or looped)"] = counts.get("(left out: hidden or looped)", 0) + 1
+                counts["(left out: hidden)"] = counts.get("(left out: hidden)", 0) + 1
     path = directory / "opponent.yml"
     path.write_text(yaml.safe_dump(plays, sort_keys=False, width=140), encoding="utf-8")
     return path, counts
