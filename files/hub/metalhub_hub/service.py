@@ -46,6 +46,17 @@ def spec(
     }
     if flavor.gpu:
         del variables["NVIDIA_VISIBLE_DEVICES"]
+    ulimits = [
+        {"Name": "nofile", "Soft": session.files, "Hard": session.files},
+        {"Name": "core", "Soft": 0, "Hard": 0},
+    ]
+    pids = session.pids
+    if document.pools[profile.pool] == "gvisor":
+        # gVisor does not see the control group's limit: it needs two tasks of the node for each process, and dies with
+        # all that is in it when it gets none (google/gvisor#2490). Its own count refuses a fork as a kernel does. With
+        # the other runtimes that limit would count all sessions of a node, because they have the same user id there.
+        ulimits.append({"Name": "nproc", "Soft": session.pids, "Hard": session.pids})
+        pids = session.pids * 3 + 256
     amount = {"NanoCPUs": int(flavor.cpus * 1e9), "MemoryBytes": flavor.memory}
     reserved: dict[str, Any] = dict(amount)
     if flavor.gpu:
@@ -67,10 +78,7 @@ def spec(
                 "ReadOnly": True,
                 "CapabilityDrop": ["ALL"],
                 "Privileges": {"NoNewPrivileges": True},
-                "Ulimits": [
-                    {"Name": "nofile", "Soft": session.files, "Hard": session.files},
-                    {"Name": "core", "Soft": 0, "Hard": 0},
-                ],
+                "Ulimits": ulimits,
                 "Healthcheck": {"Test": ["NONE"]},  # one in the image would keep the task in "starting" for seconds
                 "StopGracePeriod": 10_000_000_000,
                 "Mounts": [
@@ -94,7 +102,7 @@ def spec(
                     },
                 ],
             },
-            "Resources": {"Limits": {**amount, "Pids": session.pids}, "Reservations": reserved},
+            "Resources": {"Limits": {**amount, "Pids": pids}, "Reservations": reserved},
             # A failed session must not come back by itself, empty, and hold its GPU.
             "RestartPolicy": {"Condition": "none", "MaxAttempts": 0},
             "Placement": {

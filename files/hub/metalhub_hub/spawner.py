@@ -81,7 +81,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
 
     @default("poll_interval")
     def _poll_interval(self) -> int:
-        return 5
+        return 3  # with Swarm's 21 s until a node counts as down, a loss is told within 30 s
 
     @default("start_timeout")
     def _start_timeout(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import re
 from collections.abc import Iterator
@@ -48,13 +49,21 @@ def test_the_sandbox_is_closed(doc: config.Document) -> None:
     assert container["Privileges"]["NoNewPrivileges"] is True
     assert container["ReadOnly"] is True and container["User"] == "1000:1000"
     assert {"Name": "nofile", "Soft": 65536, "Hard": 65536} in container["Ulimits"]
+    assert {"Name": "nproc", "Soft": 1024, "Hard": 1024} in container["Ulimits"]
     assert "@sha256:" in container["Image"]
     limits, reserved = task["Resources"]["Limits"], task["Resources"]["Reservations"]
-    assert limits == {"NanoCPUs": 10**9, "MemoryBytes": 2 * GIB, "Pids": 1024}
+    assert limits == {"NanoCPUs": 10**9, "MemoryBytes": 2 * GIB, "Pids": 1024 * 3 + 256}
     assert reserved == {"NanoCPUs": 10**9, "MemoryBytes": 2 * GIB}
     assert task["RestartPolicy"]["Condition"] == "none"
     assert task["Placement"]["Constraints"] == ["node.labels.metalhub.pool==cpu", "node.labels.metalhub.network==ready"]
     assert task["Networks"] == [{"Target": "mh-packages"}]
+
+
+def test_processes_are_counted_by_the_control_group_where_the_sandbox_sees_it(doc: config.Document) -> None:
+    """Under runc a count of a user's processes would be one for all sessions of a node."""
+    task = spec(dataclasses.replace(doc, pools={**doc.pools, "cpu": "runc"}))["TaskTemplate"]
+    assert task["Resources"]["Limits"]["Pids"] == 1024
+    assert "nproc" not in {limit["Name"] for limit in task["ContainerSpec"]["Ulimits"]}
 
 
 def test_the_port_is_the_hosts_and_dynamic(doc: config.Document) -> None:
