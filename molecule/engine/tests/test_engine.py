@@ -50,6 +50,8 @@ def test_the_engine_answers_the_hub_and_nobody_else(hosts):
     with_certificate = _api(hosts, f"--cacert {pki}/ca.crt --cert {pki}/hub-client.crt --key {pki}/hub-client.key")
     assert with_certificate.rc == 0 and json.loads(with_certificate.stdout)["Name"] == WORKER
     assert _api(hosts, f"--cacert {pki}/ca.crt").rc != 0
+    # A host's own certificate is of the same authority, and for serving alone.
+    assert _api(hosts, f"--cacert {pki}/ca.crt --cert {pki}/node.crt --key {pki}/node.key").rc != 0
     hosts[MANAGER].check_output(
         "cd /tmp && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=hub-client"
         " -keyout s.key -out s.crt -days 1"

@@ -65,9 +65,19 @@ def test_a_home_is_its_users_alone(hosts):
 
 def test_only_the_hub_may_ask(hosts):
     assert ask(hosts, "GET", "/health", certificate="hub-client")[0] == 200
-    status, answer = ask(hosts, "PUT", "/homes/intruder", 20 * MIB, certificate="node")
+    control = hosts["control"]
+    # A certificate of our own authority, for a client, of another name.
+    control.check_output(
+        f"cd {PKI} && openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=stranger -keyout stranger.key -out /tmp/s.csr"
+        " && echo extendedKeyUsage=clientAuth > /tmp/s.ext && openssl x509 -req -in /tmp/s.csr -CA ca.crt -CAkey /etc/metalhub/ca/ca.key"
+        " -days 1 -extfile /tmp/s.ext -out stranger.crt"
+    )
+    status, answer = ask(hosts, "PUT", "/homes/intruder", 20 * MIB, certificate="stranger")
+    control.check_output(f"rm {PKI}/stranger.*")
     assert status == 403 and "may not use" in answer["error"]
-    assert hosts["control"].run(f"curl -sS -m 5 --cacert {PKI}/ca.crt https://127.0.0.1:8700/health").rc != 0
+    # A host's own certificate is for serving alone.
+    for client in ("", f"--cert {PKI}/node.crt --key {PKI}/node.key"):
+        assert control.run(f"curl -sS -m 5 --cacert {PKI}/ca.crt {client} https://127.0.0.1:8700/health").rc != 0
     assert ask(hosts, "GET", "/homes/intruder")[0] == 404
 
 
