@@ -114,7 +114,6 @@ def main() -> None:
         with guest.kernel(USER) as kernel:
             kernel.run("pass")
             job = {"user": USER, "token": guest.token, "kernel": kernel.id, "domain": cluster.domain, "place": place, "cells": options.cells}
-            # The script and the job go by standard input: a token must not show in a process list.
             script = f"cat > /run/bench-cells.py <<'END'\n{CELLS}\nEND\n/opt/metalhub/hub/venv/bin/python /run/bench-cells.py <<'END'\n{json.dumps(job)}\nEND"
             times = json.loads(cluster.ssh(cluster.control, script, timeout=300))
         cluster.ssh(cluster.control, "rm -f /run/bench-cells.py")
