@@ -4,6 +4,7 @@ c.ServerProxy.servers = {  # noqa: F821
         "command": [
             "/opt/code-server/bin/code-server",
             "--auth=none",
+            "--disable-getting-started-override",
             "--disable-telemetry",
             "--disable-update-check",
             "--disable-workspace-trust",
