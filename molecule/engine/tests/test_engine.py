@@ -98,6 +98,13 @@ def test_a_fast_series_of_restarts_leaves_the_engine_running(hosts):
 
 
 def test_the_sites_own_authority_is_trusted(hosts):
-    found = hosts[WORKER].check_output("openssl verify -CAfile /etc/ssl/certs/ca-certificates.crt /usr/local/share/ca-certificates/metalhub-extra.crt")
+    found = hosts[WORKER].check_output(
+        "openssl verify -CAfile /etc/ssl/certs/ca-certificates.crt /usr/local/share/ca-certificates/metalhub-extra.crt"
+    )
     assert found.endswith("OK")
-    assert hosts[WORKER].run("openssl verify -no-CAstore -no-CApath -CAfile /etc/metalhub/pki/ca.crt /usr/local/share/ca-certificates/metalhub-extra.crt").rc != 0
+    assert (
+        hosts[WORKER]
+        .run("openssl verify -no-CAstore -no-CApath -CAfile /etc/metalhub/pki/ca.crt /usr/local/share/ca-certificates/metalhub-extra.crt")
+        .rc
+        != 0
+    )
