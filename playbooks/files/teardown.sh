@@ -54,7 +54,7 @@ remove() {
     homes=$1 secrets=$2 state=$3
 
     # 1. Units, while their files are there. Mounts come last: the homes may lie on one.
-    units=$(owned | sed -n 's|^/etc/systemd/system/\([^/]*\.\(service\|socket\|timer\|path\|mount\|automount\|swap\)\)$|\1|p' | grep -v '@\.' || true)
+    units=$(owned | sed -nE 's#^/etc/systemd/system/([^/]*\.(service|socket|timer|path|mount|automount|swap))$#\1#p' | grep -v '@\.' || true)
     stop timer path socket service
 
     # 2. Homes, only where they were named, while their file system is still mounted. btrfs subvolumes are deleted as such.

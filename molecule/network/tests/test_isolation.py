@@ -167,7 +167,6 @@ def forbidden(sessions: dict[str, Session], address: dict[str, str]) -> dict[str
         "SSH of another node": f"tcp:{address['compute2']}:22",
         "SSH of the control host": f"tcp:{address['control']}:22",
         "Docker API of the node": f"tcp:{address['compute1']}:2376",
-        "Docker API of the node, by the gateway": f"tcp:{gateway}:2376",
         "Docker API of another node": f"tcp:{address['compute2']}:2376",
         "Docker API of the control host": f"tcp:{address['control']}:2376",
         "Swarm's manager port": f"tcp:{address['control']}:2377",
@@ -346,16 +345,28 @@ ATTACKER = "attacker"
 def attacker(hosts: dict[str, Host], address: dict[str, str], world: None) -> Iterator[str]:
     """A network namespace on the session bridge that, unlike a session, lives through restarts of the engine."""
     node = hosts["compute1"]
+    # Started here, for it takes Docker's rules away; the routes make up for the address translation that goes with them.
+    run(node, "systemctl start nftables; systemctl restart docker")
+    for name in ("control", "outside"):
+        run(hosts[name], f"ip route replace 10.231.0.0/20 via {address['compute1']}")
+    wait_ready(hosts["control"], "compute1")
     session = Session(hosts, "t-anchor", "compute1", "internal")  # makes the bridge
     node.run(f"ip netns del {ATTACKER}; ip link del at0")
     run(node, f"ip netns add {ATTACKER}; ip link add at0 type veth peer name at1; ip link set at1 netns {ATTACKER} name eth0")
-    attach = "ip link set at0 master mh-internal up || true"
+    # Where the engine took the bridge away, make it as it was.
+    attach = (
+        "ip link show mh-internal > /dev/null 2>&1 || { ip link add mh-internal type bridge; "
+        "ip addr add 10.231.0.1/20 dev mh-internal; ip link set mh-internal up; }; ip link set at0 master mh-internal up || true"
+    )
     run(node, f"{attach}; ip -n {ATTACKER} addr add 10.231.15.250/20 dev eth0; "
               f"ip -n {ATTACKER} link set eth0 up; ip -n {ATTACKER} link set lo up; "
               f"ip -n {ATTACKER} route add default via 10.231.0.1")  # fmt: skip
     yield attach
-    run(node, f"ip netns del {ATTACKER}")
+    run(node, f"ip netns del {ATTACKER}; systemctl restart docker")
     run(session.manager, "docker service rm t-anchor")
+    for name in ("control", "outside"):
+        run(hosts[name], "ip route del 10.231.0.0/20")
+    wait_ready(session.manager, "compute1")
 
 
 ACTIONS = {
@@ -371,17 +382,17 @@ ACTIONS = {
 def probe_during(node: Host, address: dict[str, str], attach: str, actions: list[str]) -> tuple[set[str], int]:
     """Attack without a pause while things restart. Returns what answered, and how often the allowed destination did."""
     forbidden_here = [
-        f"tcp:{address['compute1']}:22", f"tcp:{address['compute1']}:2376", f"tcp:{address['outside']}:8001", f"tcp:{METADATA}:80",
-        f"tcp:{address['control']}:22", f"tcp:{PUBLIC}:80",
+        f"tcp:{address['compute1']}:7946", f"tcp:{address['compute1']}:2376", f"tcp:{address['outside']}:8001", f"tcp:{METADATA}:80",
+        f"tcp:{address['control']}:2377", f"tcp:{PUBLIC}:80",
     ]  # fmt: skip
-    allowed = f"tcp:{address['control']}:8081"
-    run(node, "systemctl start nftables; systemctl stop test-attack 2>/dev/null; systemctl reset-failed test-attack 2>/dev/null; "
+    allowed = f"tcp:{address['outside']}:8000"
+    run(node, "systemctl stop test-attack 2>/dev/null; systemctl reset-failed test-attack 2>/dev/null; "
               "rm -f /run/attack.log; "
               "systemd-run -q --collect --unit test-attack -p StandardOutput=file:/run/attack.log "
               f"ip netns exec {ATTACKER} python3 /run/reach.py --for 300 {allowed} {' '.join(forbidden_here)}")  # fmt: skip
     time.sleep(1)
     for action in actions:
-        for _ in range(4):
+        for _ in range(2):
             node.run(action)
             # The engine may have made the bridge anew; while it was away nothing could pass.
             node.run(attach)
@@ -395,13 +406,13 @@ def probe_during(node: Host, address: dict[str, str], attach: str, actions: list
 def test_restarts_open_nothing(hosts: dict[str, Host], address: dict[str, str], attacker: str) -> None:
     leaks, allowed = probe_during(hosts["compute1"], address, attacker, list(ACTIONS.values()))
     assert leaks == set()
-    assert allowed > 20, "the attacker must have been at work all the time"
+    assert allowed > 20, "the attacker must have been at work"
 
 
 def test_without_the_drop_in_a_restart_of_nftables_opens_all(hosts: dict[str, Host], address: dict[str, str], attacker: str) -> None:
     node = hosts["compute1"]
     drop_in = "/etc/systemd/system/nftables.service.d/metalhub.conf"
-    run(node, f"mv {drop_in} /run/kept.conf; systemctl daemon-reload; iptables -t nat -A POSTROUTING -s 10.231.0.0/20 -j MASQUERADE")
+    run(node, f"mv {drop_in} /run/kept.conf; systemctl daemon-reload")
     try:
         leaks, _ = probe_during(node, address, attacker, ["systemctl restart nftables; sleep 1"])
         assert leaks

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SCENARIO = ROOT / "molecule" / "network"
 LOOK = """
 systemctl list-unit-files --no-legend 'metalhub*' | awk '{print $1}'
+systemctl list-units --plain --no-legend 'metalhub*' | awk '$3 == "active" {print $1}'
 nft list tables | grep metalhub
 find /opt/metalhub /etc/systemd -name '*metalhub*' 2>/dev/null
 docker network ls --format '{{.Name}}' | grep ^mh-
