@@ -25,7 +25,8 @@ description:
   - Keeps, for the module M(metalhub.platform.settled), the questions and a digest of the answers of a run that changed nothing.
   - A run is kept only when all that it did on the hosts was to ask through Metalhub's own actions, and when it read nothing from
     outside but files, the inventory, the command line and the environment. It is good for one day, for the same playbook,
-    inventory, variables, environment, code and files.
+    inventory, variables, environment, code and files. Not noticed is a file outside the collection and the inventory that was not
+    there, and whose absence was only tested for.
   - Records lie under C(.cache/settled) beside C(ansible.cfg), readable by the user only, and hold no answer, only digests.
 """
 

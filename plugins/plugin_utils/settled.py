@@ -53,6 +53,7 @@ def digest(output: str) -> str:
 def watch(ignored: tuple[str, ...]) -> None:
     """Note from now on, in this process and those it forks, what comes in from outside; files below `ignored` do not count."""
     seen: set[str] = set()
+    ignored = tuple(os.path.realpath(path) + "/" for path in ignored)
 
     def hook(event: str, args: tuple[t.Any, ...]) -> None:
         if event == "open":
@@ -64,14 +65,14 @@ def watch(ignored: tuple[str, ...]) -> None:
             seen.add(path)
             if (flags or 0) & (os.O_WRONLY | os.O_RDWR) or (mode and not set("wax+").isdisjoint(mode)):
                 return
-            path = os.path.abspath(path)
-            if not path.startswith(ignored):
+            path = os.path.realpath(path)
+            if not path.startswith(ignored) and not path.endswith(".pyc"):
                 note({"file": path})
         elif event in ("os.listdir", "os.scandir"):
             # A directory changes when a file in it comes or goes.
             if isinstance(args[0], str) and args[0] not in seen:
                 seen.add(args[0])
-                if not (path := os.path.abspath(args[0])).startswith(ignored):
+                if not (path := os.path.realpath(args[0])).startswith(ignored):
                     note({"file": path})
         elif _asking:
             return

@@ -241,7 +241,8 @@ def table(sizes: list[int], runs: dict[str, dict[int, list[Run]]]) -> str:
     lines = ["| " + " | ".join(heads) + " |", "|" + " ---: |" * len(heads)]
     for size in sizes:
         walls = {name: [run["wall"] for run in runs[name][size]] for name in runs}
-        cells = [f"{statistics.median(w):.2f} s ({min(w):.2f}–{max(w):.2f})" for w in walls.values()]
+        cpu = {name: statistics.median(run["cpu"] for run in runs[name][size]) for name in runs}
+        cells = [f"{statistics.median(w):.2f} s ({min(w):.2f}–{max(w):.2f}), cpu {cpu[name]:.1f} s" for name, w in walls.items()]
         # Ratios are taken within each round, where all met the same load of the machine.
         ratios = [statistics.median(b / a for a, b in zip(walls[own], walls[other], strict=True)) for other, own in pairs]
         lines.append(f"| {size} | " + " | ".join([*cells, *(f"{ratio:.1f}x" for ratio in ratios)]) + " |")
@@ -249,7 +250,9 @@ def table(sizes: list[int], runs: dict[str, dict[int, list[Run]]]) -> str:
         cells = []
         for name in runs:
             first, last = (statistics.median(run["wall"] for run in runs[name][size]) for size in (sizes[0], sizes[-1]))
-            cells.append(f"{(last - first) / (sizes[-1] - sizes[0]):.2f} s")
+            slope = (last - first) / (sizes[-1] - sizes[0])
+            first, last = (statistics.median(run["cpu"] for run in runs[name][size]) for size in (sizes[0], sizes[-1]))
+            cells.append(f"{slope:.2f} s, cpu {(last - first) / (sizes[-1] - sizes[0]):.2f} s")
         lines.append("| each more | " + " | ".join(cells) + " |" + "  |" * len(pairs))
     return "\n".join(lines) + "\n"
 
@@ -338,7 +341,9 @@ def main() -> int:
     (options.out / "converge.md").write_text(text, encoding="utf-8")
     (options.out / "converge.json").write_text(json.dumps(runs, indent=1), encoding="utf-8")
     (options.out / "converge.svg").write_text(plot(sizes, medians), encoding="utf-8")
-    say(f"\n{text}\nmedian of {options.repeats} runs in turn, each from a cold start; plot and raw numbers: {options.out}")
+    say(
+        f"\n{text}\nmedians of {options.repeats} runs in turn, each from a cold start; cpu is the controller's, SSH included; plot and raw numbers: {options.out}"
+    )
     return 0
 
 
