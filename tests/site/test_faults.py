@@ -180,26 +180,6 @@ def test_registry_down(cluster: Cluster, guest: Guest) -> None:
         cluster.ssh(cluster.registry, "systemctl start metalhub-registry")
 
 
-def test_packet_filter_restarted(cluster: Cluster, mine: Hub) -> None:
-    """The session stays connected, and shut in."""
-    node = cluster.compute[0]
-    target = cluster.hosts[node].address
-    code = f"""
-import socket
-for address, port in (("{target}", 22), ("{target}", 2376), ("{cluster.address}", 2376), ("{cluster.address}", 8081)):
-    try:
-        socket.create_connection((address, port), timeout=1.5).close()
-        print(port, "open")
-    except OSError:
-        print(port, "closed")
-"""
-    expected = "22 closed\n2376 closed\n2376 closed\n8081 open"
-    with mine.kernel(USER) as kernel:
-        assert kernel.run(code).strip() == expected
-        cluster.ssh(node, "systemctl restart nftables")
-        assert kernel.run(code).strip() == expected
-
-
 def test_engine_of_a_node_restarted(cluster: Cluster, mine: Hub, record_property: Note) -> None:
     """Swarm ends what ran there; the user is told, and the node serves again."""
     node = cluster.compute[0]
