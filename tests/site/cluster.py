@@ -16,7 +16,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
+from playwright.sync_api import BrowserContext, Page  # noqa: E402
+
 from demo.client import Hub, ProofError  # noqa: E402
+from plugins.module_utils.names import home_name  # noqa: E402
 from testbed import testbed  # noqa: E402
 
 INVENTORY = os.environ.get("METALHUB_INVENTORY", "inventories/demo").split()
@@ -44,6 +47,7 @@ class Host:
     ssh_options: tuple[str, ...]
     groups: frozenset[str]
     domain: str
+    storage_path: str
 
 
 def read_inventory(sources: list[str]) -> dict[str, Host]:
@@ -71,7 +75,7 @@ def read_inventory(sources: list[str]) -> dict[str, Host]:
         options = ["-i", value("ansible_ssh_private_key_file"), *shlex.split(value("ansible_ssh_common_args"))]
         options += ["-o", "BatchMode=yes", "-l", value("ansible_user") or "root"]
         groups = frozenset(variables["group_names"])
-        hosts[record.name] = Host(record.name, value("ansible_host"), tuple(options), groups, value("metalhub_domain"))
+        hosts[record.name] = Host(record.name, value("ansible_host"), tuple(options), groups, value("metalhub_domain"), value("storage_path"))
     return hosts
 
 
@@ -179,6 +183,10 @@ class Cluster:
             if nodes[name]["Availability"].lower() != wanted:
                 self.ssh(self.control, f"docker node update --availability {wanted} {name}")
 
+    def home(self, user: str) -> str:
+        """Path of a user's home on the storage host."""
+        return f"{self.hosts[self.storage].storage_path or '/srv/metalhub'}/homes/{home_name(user)}"
+
     def nothing_left(self, user: str) -> None:
         """Wait until neither Swarm nor any node has anything of this user's sessions."""
         wait(f"no service of {user}", lambda: not self.services(user), 10)
@@ -198,4 +206,21 @@ class Cluster:
         self.hang_up(host)
 
 
-__all__ = ["INVENTORY", "ROOT", "Cluster", "Host", "Hub", "ProofError", "wait"]
+def picture(page: Page, name: str) -> None:
+    """Keep a picture of a page in tests/e2e-screenshots."""
+    directory = ROOT / "tests" / "e2e-screenshots"
+    directory.mkdir(exist_ok=True)
+    page.screenshot(path=directory / f"{name}.png", full_page="lab" not in name)
+
+
+def log_in(context: BrowserContext, cluster: Cluster, user: str, password: str) -> Page:
+    """Log in by the form."""
+    page = context.new_page()
+    page.goto(f"https://{cluster.domain}/")
+    page.fill("#username_input", user)
+    page.fill("#password_input", password)
+    page.click("#login_submit")
+    return page
+
+
+__all__ = ["INVENTORY", "ROOT", "Cluster", "Host", "Hub", "ProofError", "log_in", "picture", "wait"]

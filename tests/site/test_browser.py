@@ -6,29 +6,15 @@ import http.client
 import time
 from collections.abc import Callable
 
-from cluster import ROOT, Cluster
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from cluster import Cluster, Hub, log_in, picture
+from playwright.sync_api import Browser, Page, expect
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}
 USER = "t-browser"
 START = 60_000  # milliseconds until a session is there
+Guest = Callable[[str], Hub]
 Account = Callable[[str], str]
 Note = Callable[[str, object], None]
-
-
-def picture(page: Page, name: str) -> None:
-    directory = ROOT / "tests" / "e2e-screenshots"
-    directory.mkdir(exist_ok=True)
-    page.screenshot(path=directory / f"{name}.png", full_page="lab" not in name)
-
-
-def log_in(context: BrowserContext, cluster: Cluster, user: str, password: str) -> Page:
-    page = context.new_page()
-    page.goto(f"https://{cluster.domain}/")
-    page.fill("#username_input", user)
-    page.fill("#password_input", password)
-    page.click("#login_submit")
-    return page
 
 
 def no_overflow(page: Page) -> None:
@@ -63,8 +49,11 @@ def test_a_wrong_password(cluster: Cluster, browser: Browser) -> None:
     phone.close()
 
 
-def test_from_log_in_to_log_out(cluster: Cluster, browser: Browser, account: Account, record_property: Note) -> None:
+def test_from_log_in_to_log_out(cluster: Cluster, browser: Browser, guest: Guest, account: Account, record_property: Note) -> None:
+    guest(USER)
     context = browser.new_context(viewport={"width": 1280, "height": 800})
+    # What an earlier run left open would come up again.
+    cluster.ssh(cluster.storage, f"test ! -d {cluster.home(USER)} || find {cluster.home(USER)} -mindepth 1 -delete")
     page = log_in(context, cluster, USER, account(USER))
     # The start page says what there is.
     cards = page.locator(".mh-card")
@@ -117,7 +106,8 @@ def test_from_log_in_to_log_out(cluster: Cluster, browser: Browser, account: Acc
     context.close()
 
 
-def test_the_admin_page_is_for_admins(cluster: Cluster, browser: Browser, account: Account) -> None:
+def test_the_admin_page_is_for_admins(cluster: Cluster, browser: Browser, guest: Guest, account: Account) -> None:
+    guest(USER)
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     page = log_in(context, cluster, USER, account(USER))
     page.wait_for_selector("#logout")

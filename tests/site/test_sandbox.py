@@ -97,8 +97,10 @@ def test_processes_and_processors_are_limited(cluster: Cluster, limited: tuple[H
             cd /sys/fs/cgroup/cpu$(path cpu $1); echo $(cat cpu.cfs_quota_us) $(cat cpu.cfs_period_us)
             cat /sys/fs/cgroup/memory$(path memory $1)/memory.limit_in_bytes
         fi"""
-    assert cluster.ssh(node, script).split() == ["1024", "100000", "100000", str(MEMORY)]
-    # And what somebody in it meets.
+    pids, *others = cluster.ssh(node, script).split()
+    assert others == ["100000", "100000", str(MEMORY)]
+    assert 1024 <= int(pids) <= 4096, "the sandbox's own tasks come on top"
+    # What somebody in it meets. (1024 forks of Python would meet the memory's limit first.)
     found = ask(
         kernel,
         """
@@ -106,11 +108,7 @@ def test_processes_and_processors_are_limited(cluster: Cluster, limited: tuple[H
         children, refused = [], ""
         try:
             while len(children) < 1100:
-                child = os.fork()
-                if not child:
-                    signal.pause()
-                    os._exit(0)
-                children.append(child)
+                children.append(os.posix_spawn("/bin/sleep", ["sleep", "60"], {}))
         except OSError as error:
             refused = errno.errorcode[error.errno]
         for child in children:
@@ -121,14 +119,13 @@ def test_processes_and_processors_are_limited(cluster: Cluster, limited: tuple[H
         """,
     )
     assert isinstance(found, list)
-    assert found[0] <= 1024 and found[1] == "EAGAIN", found
+    assert 900 < found[0] <= 1024 and found[1] == "EAGAIN", found
     assert kernel.run("print('still here')").strip() == "still here"
 
 
 def test_the_home_has_a_limit_that_cuts(cluster: Cluster, limited: tuple[Hub, Kernel]) -> None:
     _, kernel = limited
-    home = cluster.ssh(cluster.storage, "findmnt -rno TARGET -t btrfs | head -1") + "/homes/t-limits"
-    home = cluster.ssh(cluster.storage, f"ls -d {home.rsplit('/', 1)[0]}/t-*limits* | head -1")
+    home = cluster.home("t-limits")
     limit = f"btrfs qgroup show -rf --raw {home} | awk 'END {{print $4}}'"
     assert cluster.ssh(cluster.storage, limit) == str(1 << 30), "the start set the quota's workspace size"
     # 1 GiB takes too long to write here; the same cut, lower down.
