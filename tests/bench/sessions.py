@@ -1,6 +1,6 @@
 """What a user feels and what the platform costs, on a running cluster (the demo's, or METALHUB_INVENTORY's).
 
-    .venv/bin/python tests/bench/platform.py [--starts 10] [--cells 300]
+    .venv/bin/python tests/bench/sessions.py [--starts 10] [--cells 300]
 
     click to lab   from the request to start a session until its lab page has been delivered, the image being present
     cell           an executed `pass`: through Traefik, and straight to the session's port, in turns from the control host,
