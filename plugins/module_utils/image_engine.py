@@ -8,10 +8,11 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import re
 import ssl
 import typing as t
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from .engine_api import Engine, EngineError, _Connection
 
@@ -27,6 +28,14 @@ _MANIFESTS = ", ".join(
 
 def _header(document: t.Any) -> str:
     return str(base64.urlsafe_b64encode(json.dumps(document).encode()), "ascii")
+
+
+def _said(message: Mapping[str, t.Any]) -> str:
+    """What a BuildKit message has to say: its protobuf records hold the log's lines among their fields, as plain text."""
+    if message.get("id") != "moby.buildkit.trace":
+        return ""
+    record = base64.b64decode(message.get("aux") or "")
+    return "".join(found.decode() + "\n" for found in re.findall(rb"[\x20-\x7e\t]{12,}", record))
 
 
 class ImageEngine(Engine):
@@ -50,7 +59,7 @@ class ImageEngine(Engine):
                 if not line.strip():
                     continue
                 message: dict[str, t.Any] = json.loads(line)
-                lines.append(message.get("stream") or "")
+                lines.append(message.get("stream") or _said(message))
                 if "error" in message:
                     log = "".join(lines)[-3000:].strip()
                     raise EngineError(f"{what}: {message['error']}" + (f"\n{log}" if log else ""))
@@ -71,8 +80,14 @@ class ImageEngine(Engine):
         return True
 
     def build(self, context: t.BinaryIO, reference: str, arguments: t.Mapping[str, str]) -> None:
-        """Build from a tar archive with the engine's own builder, which every engine has."""
-        query = urllib.parse.urlencode({"t": reference, "buildargs": json.dumps(arguments), "rm": "1", "forcerm": "1"})
+        """Build from a tar archive with the engine's own builder, which every engine has.
+
+        That one runs its steps in the engine's default runtime. A sandbox keeps what it writes to itself, and each step would find
+        nothing of the one before: where runc is not the default, the engine's BuildKit, which always uses runc, builds instead.
+        """
+        runtime = self.request("GET", "/info").get("DefaultRuntime", "runc")
+        options = {"t": reference, "buildargs": json.dumps(arguments), "rm": "1", "forcerm": "1"}
+        query = urllib.parse.urlencode(options if runtime == "runc" else {**options, "version": "2"})
         headers = {"Content-Type": "application/x-tar", "X-Registry-Config": _header({self._registry: self._account})}
         for _ in self._stream(f"/build?{query}", f"building {reference}", context, headers):
             pass
