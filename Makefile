@@ -21,11 +21,11 @@ demo:
 demo-down:
 	@$(PYTHON) demo/demo.py down
 
+# ansible-lint is told where to look: a search of its own would follow the link in collections/ for ever.
 lint: venv
 	ruff check .
 	mypy --strict plugins/module_utils testbed/testbed.py demo
 	yamllint --strict .
-	# By name: a search of its own would follow the link in collections/ for ever.
 	ansible-lint --offline --profile production playbooks roles molecule inventories group_vars
 
 unit: venv
