@@ -86,7 +86,7 @@ ENDINGS = {
     "Your home is intact; what was in memory is lost.",
     "idle": "Your session was stopped because nothing ran in it for {idle}. Your home is intact.",
     "max_session": "Your session was stopped because it reached its longest time, {longest}. Your home is intact.",
-    "exited": "Your session ended by itself. Your home is intact.",
+    "exited": "Your session ended: it was shut down from inside, or its machine was restarted. Your home is intact.",
     "failed": "Your session ended unexpectedly (exit code {code}). Your home is intact; what was in memory is lost.",
     "rejected": "The machine could not run your session. Your home is intact.",
 }

@@ -124,7 +124,7 @@ def drain(task: dict[str, Any], node: dict[str, Any]) -> None:
     [
         (lambda task, node: task["Status"].update(State="failed", ContainerStatus={"ExitCode": 137}), "memory", "memory limit of 2G"),
         (lambda task, node: task["Status"].update(State="failed", ContainerStatus={"ExitCode": 2}), "failed", "exit code 2"),
-        (lambda task, node: task["Status"].update(State="complete"), "exited", "ended by itself"),
+        (lambda task, node: task["Status"].update(State="complete"), "exited", "shut down from inside"),
         (lambda task, node: node["Status"].update(State="down"), "lost", "The machine that ran your session stopped answering"),
         (drain, "drain", "taken out of service"),
     ],
