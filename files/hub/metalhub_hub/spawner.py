@@ -256,12 +256,15 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
 
     async def _check_room(self, profile: Profile) -> None:
         """Refuse at once what certainly has no place. The last word is Swarm's."""
-        try:
-            room = (await self.platform.cluster.snapshot(1.0)).room(profile.pool, profile.flavor)
-        except EngineUnknown:
-            return
-        if room.places == 0 and not (room.able and self._own_session_ends(profile)):
-            raise policy.no_room(profile, room)
+        # What a second-old picture would refuse is looked at once more: a place may just have come free.
+        for max_age in (1.0, 0.0):
+            try:
+                room = (await self.platform.cluster.snapshot(max_age)).room(profile.pool, profile.flavor)
+            except EngineUnknown:
+                return
+            if room.places > 0 or (room.able and self._own_session_ends(profile)):
+                return
+        raise policy.no_room(profile, room)
 
     def _own_session_ends(self, profile: Profile) -> bool:
         """Whether one of this user's sessions is just stopping and may free the place."""
