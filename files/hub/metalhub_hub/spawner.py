@@ -248,7 +248,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
     async def _room_without(self, node_id: str, profile: Profile) -> bool:
         """Whether another node than this has a place."""
         try:
-            snapshot = await self.platform.cluster.snapshot(1.0)
+            snapshot = await self.platform.cluster.snapshot(0.0)
         except EngineUnknown:
             return False
         others = [node for key, node in snapshot.nodes.items() if key != node_id]
