@@ -295,6 +295,25 @@ def test_only_the_control_host_opens_session_ports(sessions: dict[str, Session],
             run(hosts[name], f"ip route del {me.ip}/32")
 
 
+@pytest.mark.parametrize("verbs", ["restart", "reload", "stop start"])
+def test_sessions_outlive_a_flush_of_the_packet_filter(
+    hosts: dict[str, Host], sessions: dict[str, Session], address: dict[str, str], verbs: str
+) -> None:
+    """The distribution's unit flushes Docker's rules too; the engine would make them again only when it starts."""
+    me, node = sessions["far"], hosts["compute2"]
+    published, allowed = f"tcp:{address['compute2']}:{me.port}", f"tcp:{address['outside']}:8000"
+    rules = "iptables-save | grep -v ^# | sed 's/ .[0-9]*:[0-9]*.$//'"
+    run(node, "systemctl start nftables")
+    before = run(node, rules)
+    assert "DOCKER" in before
+    for verb in verbs.split():
+        run(node, f"systemctl {verb} nftables")
+        assert run(node, rules) == before
+        assert reach_from(hosts["control"], published) == {published}
+        assert me.reach(allowed, f"tcp:{PUBLIC}:80") == {allowed}
+    Session(hosts, f"t-after-{verbs.split()[0]}", "compute2", "internal")
+
+
 def test_engines_and_services_are_for_the_platform_only(hosts: dict[str, Host], address: dict[str, str], world: None) -> None:
     engine = {f"tcp:{address[n]}:2376" for n in ("control", "compute1", "compute2")}
     swarm = {
