@@ -81,7 +81,7 @@ class Reader:
             if not key.startswith(prefixes):
                 continue
             self._origins.setdefault(key, value)
-            if not key.startswith("metalhub_") and self._is_wiring(value):
+            if not key.startswith("metalhub_") and _holds_template(value) and self._is_wiring(value):
                 continue
             try:
                 values[key] = self._evaluate(templar, value)
@@ -97,7 +97,7 @@ class Reader:
         )
 
     def _is_wiring(self, value: t.Any) -> bool:
-        """Whether the platform itself made a role's variable out of metalhub_ variables: those are judged, once."""
+        """Whether the platform itself makes a role's variable out of metalhub_ variables: those are judged, once."""
         origin = Origin.get_tag(value) if Origin and value is not None else None
         return bool(origin and origin.path and Path(origin.path).resolve().parent == COLLECTION / "group_vars/all")
 

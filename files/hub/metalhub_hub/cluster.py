@@ -101,6 +101,11 @@ def published_port(task: Json, target: int) -> int | None:
     return None
 
 
+def container(task: Json) -> str:
+    """The id of a task's container; empty before there is one."""
+    return str((task.get("Status", {}).get("ContainerStatus") or {}).get("ContainerID") or "")
+
+
 def _generic(resources: Json) -> dict[str, int]:
     found: dict[str, int] = {}
     for item in resources.get("GenericResources") or []:

@@ -13,6 +13,7 @@ import os
 import ssl
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -167,6 +168,22 @@ class Engine:
         except EngineRefused as refused:
             if refused.status != 404:
                 raise
+
+    async def stop_container(self, address: str, container: str) -> bool:
+        """End a container by its own node's engine, as `docker stop` does. Whether it has ended within a few seconds.
+
+        An engine listens at the same port on every node. Swarm ends a removed service's container only after two seconds
+        that it leaves its load balancer to forget it (moby's defaultGossipConvergeDelay), and sessions have none.
+        """
+        first = self.settings.managers[0]
+        node = first if first.startswith("unix:") else f"https://{address}:{urlsplit(first).port}"
+        try:
+            version = await self._version(node)
+            status, _, _ = await self._ask(node, "POST", f"/{version}/containers/{container}/stop")
+        except (aiohttp.ClientError, OSError, asyncio.TimeoutError, EngineUnknown, ValueError):
+            self._versions.pop(node, None)
+            return False
+        return status in (204, 304)
 
     def _registry_auth(self) -> dict[str, str]:
         if not self.registry.user:

@@ -427,10 +427,30 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         record, moment = self.orm_spawner, datetime.now(timezone.utc).replace(tzinfo=None)
         if not self._starting:
             self._end(stop_cause(self.profile, record.started, record.last_activity, moment))
+        await self._stop_container()
         await self._remove()
-        for _ in range(60):
+        await self._wait_for_end(12)
+
+    async def _stop_container(self) -> None:
+        """End the session's container by its node's engine, which is faster. What does not work out is left to Swarm."""
+        try:
+            snapshot = await self.platform.cluster.snapshot(0.0)
+        except EngineUnknown:
+            return
+        task = cluster.newest(snapshot.of(self.service_name))
+        node = snapshot.nodes.get(str((task or {}).get("NodeID", "")))
+        if task is None or node is None or not cluster.container(task) or not cluster.judge([task], snapshot.nodes).alive:
+            return
+        if await self.platform.engine.stop_container(cluster.node_address(node), cluster.container(task)):
+            # A task that Swarm has seen to end is removed at once.
+            await self._wait_for_end(1)
+
+    async def _wait_for_end(self, seconds: float) -> None:
+        """Wait until Swarm says that the session's task has ended."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
             try:
-                snapshot = await self.platform.cluster.snapshot(0.15)
+                snapshot = await self.platform.cluster.snapshot(0.1)
             except EngineUnknown:
                 return
             if not any(
@@ -439,7 +459,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
                 for task in snapshot.of(self.service_name)
             ):
                 return
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.1)
 
     async def delete_forever(self) -> None:
         """A named session, or its user, is removed for good. Homes stay."""

@@ -142,6 +142,12 @@ class FakeEngine:
         if what == "services/create":
             self.headers.append(request.headers)
             return self.create(await request.json())
+        if what.startswith("containers/"):
+            for task in self.tasks:
+                if what == f"containers/{task['Status'].get('ContainerStatus', {}).get('ContainerID')}/stop":
+                    task["Status"]["State"] = "complete"
+                    return web.Response(status=204)
+            return web.json_response({"message": "No such container"}, status=404)
         name = what.removeprefix("services/")
         found = next((s for s in self.services.values() if name in (s["ID"], s["Spec"]["Name"])), None)
         if found is None:
@@ -177,6 +183,7 @@ class FakeEngine:
             "Spec": service["Spec"]["TaskTemplate"],
             "Status": {
                 "PortStatus": {"Ports": [{"TargetPort": 8888, "PublishedPort": self.port, "PublishMode": "host"}]},
+                "ContainerStatus": {"ContainerID": f"container{number}"},
                 **self.broken.get(node, self.fate),
                 **status,
             },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -91,6 +92,22 @@ async def stop(spawner: Here) -> None:
     spawner.orm_spawner.started = spawner.orm_spawner.last_activity = datetime.now(timezone.utc).replace(tzinfo=None)
     await spawner.stop()
     spawner.clear_state()
+
+
+async def test_the_container_is_stopped_before_its_service_is_removed(spawner: Here, engine: FakeEngine) -> None:
+    await start(spawner)
+    engine.requests.clear()
+    await stop(spawner)
+    asked = [request for request in engine.requests if not request.startswith("GET")]
+    assert re.fullmatch(r"POST /v[\d.]+/containers/container\d+/stop", asked[0])
+    assert re.fullmatch(r"DELETE /v[\d.]+/services/mh-ann-default-.*", asked[1])
+
+
+async def test_a_node_that_does_not_stop_a_container_is_left_to_swarm(spawner: Here, engine: FakeEngine) -> None:
+    await start(spawner)
+    engine.tasks[0]["Status"]["ContainerStatus"]["ContainerID"] = "unknown there"
+    await stop(spawner)
+    assert not engine.services
 
 
 @pytest.mark.parametrize("mode", ["500", "hang", "no leader"])
