@@ -82,7 +82,11 @@ def come(browser: Browser, cluster: Cluster, person: oidc_provider_mock.User) ->
 def test_a_provider_and_postgresql(cluster: Cluster, browser: Browser, provider: str, database: str, converged: object) -> None:
     oidc = {"title": "The Institute", "client_id": "metalhub", "username_claim": "preferred_username", "scope": ["openid", "profile"]}
     oidc |= {"groups_claim": "groups", "allowed_groups": ["research"], "admin_groups": ["operators"]}
-    oidc |= {"authorize_url": f"{provider}/oauth2/authorize", "token_url": f"{provider}/oauth2/token", "userdata_url": f"{provider}/userinfo"}
+    oidc |= {
+        "authorize_url": f"{provider}/oauth2/authorize",
+        "token_url": f"{provider}/oauth2/token",
+        "userdata_url": f"{provider}/userinfo",
+    }
     secret = secrets.token_hex(16)
     converged(hub_authenticator="oidc", hub_oidc=oidc, hub_oidc_client_secret=secret, hub_database_url=database)  # type: ignore[operator]
     for name in ("hub-oidc-client", "hub-database-url"):
@@ -99,7 +103,10 @@ def test_a_provider_and_postgresql(cluster: Cluster, browser: Browser, provider:
     page.wait_for_url("**/user/t-ann/lab**", timeout=START)
     page.wait_for_selector(".jp-Launcher, .jp-NotebookPanel", timeout=START)
     ask = "cd / && runuser -u postgres -- psql -At hub -c"
-    rows = cluster.ssh(cluster.control, f"""{ask} "select name, admin, state::text like '%service_name%' from users join spawners on user_id = users.id" """)
+    rows = cluster.ssh(
+        cluster.control,
+        f"""{ask} "select name, admin, state::text like '%service_name%' from users join spawners on user_id = users.id" """,
+    )
     assert rows == "t-ann|f|t"
     page.goto(f"https://{cluster.domain}/hub/home")
     page.locator(".mh-row [data-do=stop]").first.click()
