@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 
@@ -64,6 +65,18 @@ def test_image_missing(cluster: Cluster, refusal: Callable[..., str]) -> None:
         cluster.ssh(cluster.control, f"mv {MANIFEST}.kept {MANIFEST}")
     assert "image “lab” is missing" in sentence
     cluster.nothing_left(USER)
+
+
+def test_an_image_that_the_node_has_lost_is_pulled(cluster: Cluster, guest: Guest) -> None:
+    """Images are pulled ahead; where one is not there all the same, the hub's account at the registry brings it."""
+    node = cluster.compute[0]
+    cluster.only(node)
+    image = json.loads(cluster.ssh(cluster.control, f"cat {MANIFEST}"))["lab"]
+    cluster.ssh(node, f"docker image rm -f $(docker image inspect -f '{{{{.Id}}}}' {image})", timeout=120)
+    user = guest("t-pull")
+    user.start("t-pull", None)
+    assert cluster.node_of("t-pull") == node
+    cluster.ssh(node, f"docker image inspect {image}")
 
 
 def test_home_offline(cluster: Cluster, refusal: Callable[..., str]) -> None:
