@@ -27,8 +27,9 @@ EVE = oidc_provider_mock.User(sub="9", claims={"preferred_username": "t-eve", "g
 
 
 @pytest.fixture
-def provider(cluster: Cluster) -> Iterator[str]:
+def provider(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A provider on this machine, at an address that the hub's host and the browser reach. Gives its URL."""
+    monkeypatch.setenv("AUTHLIB_INSECURE_TRANSPORT", "1")  # it has no certificate
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((cluster.address, 9))
         address = probe.getsockname()[0]
