@@ -106,7 +106,7 @@ def test_a_provider_and_postgresql(cluster: Cluster, browser: Browser, provider:
     ask = "cd / && runuser -u postgres -- psql -At hub -c"
     rows = cluster.ssh(
         cluster.control,
-        f"""{ask} "select name, admin, state::text like '%service_name%' from users join spawners on user_id = users.id" """,
+        f"""{ask} "select users.name, admin, spawners.state::text like '%service_name%' from users join spawners on user_id = users.id" """,
     )
     assert rows == "t-ann|f|t"
     page.goto(f"https://{cluster.domain}/hub/home")
