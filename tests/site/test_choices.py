@@ -118,7 +118,7 @@ def test_a_provider_and_postgresql(cluster: Cluster, browser: Browser, provider:
     page.wait_for_selector("#logout")
     expect(page.locator("nav")).to_contain_text("Admin")
     page.context.close()
-    assert cluster.ssh(cluster.control, f"{ask} 'select name from users where admin'") == "t-eve"
+    assert cluster.ssh(cluster.control, f"{ask} 'select name from users where admin order by name'") == "admin\nt-eve"
 
 
 @pytest.mark.timeout(1200)
