@@ -10,11 +10,21 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.metalhub.platform.plugins.module_utils import docker_config, gvisor_gate, pki_names, swarm_plan
 
 
-def docker_daemon_config(fragments: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+def docker_daemon_config(fragments: t.Mapping[str, t.Any], dispatch: t.Sequence[t.Mapping[str, str]] = ()) -> dict[str, t.Any]:
     """Merge fragments of daemon.json by owner; one that is text is the Base64 of a file of its name."""
+    return _merged(fragments, dispatch)[0]
+
+
+def docker_dispatch_config(fragments: t.Mapping[str, t.Any], dispatch: t.Sequence[t.Mapping[str, str]]) -> str:
+    """The configuration of the dispatching runtime; empty where there is none."""
+    return _merged(fragments, dispatch)[1]
+
+
+def _merged(fragments: t.Mapping[str, t.Any], dispatch: t.Sequence[t.Mapping[str, str]]) -> tuple[dict[str, t.Any], str]:
     documents = {owner: _document(owner, fragment) if isinstance(fragment, str) else fragment for owner, fragment in fragments.items()}
     try:
-        return docker_config.merge_fragments(documents)
+        choices = [docker_config.Choice(item["choice"], item["runtime"]) for item in dispatch]
+        return docker_config.merge_with_dispatcher(documents, choices)
     except (ValueError, TypeError) as error:
         raise AnsibleFilterError(str(error)) from error
 
@@ -75,6 +85,7 @@ class FilterModule:
         """Name the filters."""
         return {
             "docker_daemon_config": docker_daemon_config,
+            "docker_dispatch_config": docker_dispatch_config,
             "gvisor_refusal": gvisor_refusal,
             "pki_alt_names": pki_alt_names,
             "settings_within": settings_within,

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import typing as t
 
 Fragment = t.Mapping[str, t.Any]
+
+# The runtime that hands each container to another one, by what its session asks for.
+DISPATCHER = "metalhub"
+DISPATCHER_PATH = "/usr/local/lib/metalhub/oci-dispatch"
+
+_CHOICE = re.compile(r"[a-z0-9]{1,16}", re.ASCII)
+_WORD = re.compile(r"\S+")
 
 
 class FragmentConflict(ValueError):
@@ -43,3 +52,52 @@ def _merge(into: dict[str, t.Any], fragment: Fragment, owner: str, owners: dict[
                 "one of them has to give it up"
             )
         owners.setdefault(here, owner)
+
+
+class DispatchProblem(ValueError):
+    """The dispatcher cannot choose among these runtimes; the message names the variable, the value and what is legal."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What a session may ask for, and the runtime of ``daemon.json`` that it means; ``runc`` is the engine's own."""
+
+    choice: str
+    runtime: str
+
+
+def merge_with_dispatcher(fragments: t.Mapping[str, Fragment], choices: t.Sequence[Choice]) -> tuple[dict[str, t.Any], str]:
+    """Merge the fragments, with the dispatcher as the default runtime, and give its configuration too.
+
+    The first choice is the strictest, and until its runtime is known there is no dispatcher. Further ones are left out while
+    theirs is unknown, so that a wish for them gets the first. An owner who wants the strictest as the default gets the
+    dispatcher, which falls back to it. Raises as merge_fragments, and DispatchProblem for choices that are not plain words or
+    named twice, and for runtimes that are not a program with plain arguments.
+    """
+    merged = merge_fragments(fragments)
+    runtimes = {"runc": {"path": "runc"}, **merged.get("runtimes", {})}
+    for place, item in enumerate(choices):
+        if not _CHOICE.fullmatch(item.choice):
+            raise DispatchProblem(f"docker_dispatch: {item.choice!r} is not a choice; legal are 1 to 16 of a-z and 0-9")
+        if item.choice in [other.choice for other in choices[:place]]:
+            raise DispatchProblem(f"docker_dispatch: {item.choice!r} is named twice; legal is once each, the strictest first")
+        if item.runtime == DISPATCHER:
+            raise DispatchProblem(f"docker_dispatch: {item.choice!r} is the dispatcher itself; legal are other runtimes")
+    if not choices or choices[0].runtime not in runtimes:
+        return merged, ""
+    lines = [_dispatch_line(item, runtimes[item.runtime]) for item in choices if item.runtime in runtimes]
+    strictest = ("default-runtime", choices[0].runtime)
+    others = {owner: {key: value for key, value in own.items() if (key, value) != strictest} for owner, own in fragments.items()}
+    own = {"default-runtime": DISPATCHER, "runtimes": {DISPATCHER: {"path": DISPATCHER_PATH}}}
+    return merge_fragments({**others, "docker_dispatch": own}), "".join(lines)
+
+
+def _dispatch_line(item: Choice, runtime: Fragment) -> str:
+    words = [runtime.get("path"), *runtime.get("runtimeArgs", [])]
+    # The dispatcher splits a line at its blanks.
+    if not all(isinstance(word, str) and _WORD.fullmatch(word) for word in words):
+        raise DispatchProblem(
+            f"docker_dispatch: {item.choice!r} is the runtime {item.runtime!r} with {dict(runtime)!r}; "
+            "legal is a path, and runtimeArgs without blanks"
+        )
+    return " ".join([item.choice, *words]) + "\n"

@@ -15,10 +15,9 @@ from dataclasses import dataclass, field, replace
 from .durations import parse_duration
 from .egress import DESTINATION_LEGAL, parse_destination, parse_subnet
 from .names import CLASS_LEGAL, mig_resource, network_name
+from .sandboxes import SANDBOXES, gpu_refusal
 from .sizes import format_size, parse_size
 from .specs import Fault, Spec, check_options, check_value, listed, nearest
-
-SANDBOXES = ("gvisor", "kata", "nvidia", "runc")
 
 # Set by the platform while it runs, not by an operator.
 RUNTIME_VARIABLES = frozenset(["metalhub_host"])
@@ -310,6 +309,10 @@ def _check_pools(site: Site) -> Iterator[Problem]:
             yield Problem("metalhub_pool", value, host.name, "Two pools on one node: a host serves one.", listed(pools))
         elif isinstance(value, str) and value not in pools:
             yield Problem("metalhub_pool", value, host.name, f"There is no such pool. {nearest(value, pools)}".strip(), listed(pools))
+        elif isinstance(value, str) and pools[value].get("sandbox") == "kata":
+            # Without the refusal its sessions would run in plain runc.
+            message = f"Pool {value} has the sandbox kata, which this version does not install."
+            yield Problem("metalhub_pool", value, host.name, message, "a pool with sandbox: gvisor, nvidia or runc")
     served = {host.variables.get("metalhub_pool") for host in site.group(_COMPUTE) if isinstance(host.variables.get("metalhub_pool"), str)}
     for pool in pools:
         if pool not in served:
@@ -444,12 +447,11 @@ def _check_fit(site: Site, name: str, profile: Mapping[str, object]) -> Iterator
         return
     path, sandbox = f"metalhub_profiles.{name}.flavor", pool.get("sandbox")
     gpu = flavor.get("gpu")
-    if isinstance(gpu, Mapping) and sandbox in SANDBOXES and sandbox != "nvidia":
-        if gpu.get("profile") and sandbox in ("gvisor", "kata"):
-            message = f"MIG slices do not work in the sandbox {sandbox} of pool {profile['pool']}."
-        else:
-            message = f"The flavor has a GPU, and pool {profile['pool']} with the sandbox {sandbox} offers none."
-        yield Problem(path, profile["flavor"], None, message, "a pool with sandbox: nvidia, or a flavor without gpu")
+    if isinstance(gpu, Mapping) and sandbox in SANDBOXES:
+        refusal = gpu_refusal(str(sandbox), str(gpu.get("profile") or ""))
+        if refusal:
+            message = f"The flavor has a GPU, and pool {profile['pool']} cannot give it: {refusal}."
+            yield Problem(path, profile["flavor"], None, message, "a pool with sandbox: nvidia, or a flavor without gpu")
     nodes = hosts_of_pool(site, str(profile["pool"]))
     if not nodes or any(not host.facts for host in nodes):
         return

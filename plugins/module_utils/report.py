@@ -15,7 +15,7 @@ from .sizes import format_size, parse_size
 _SANDBOXES = {
     "gvisor": "gVisor (runsc)",
     "kata": "Kata (a virtual machine each)",
-    "nvidia": "runc with the NVIDIA runtime",
+    "nvidia": "runc with the NVIDIA runtime for sessions with a GPU, gVisor for the others",
     "runc": "runc (no sandbox of its own)",
 }
 _DUTIES = {

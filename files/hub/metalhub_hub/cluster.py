@@ -119,11 +119,13 @@ def _generic(resources: Json) -> dict[str, int]:
 @dataclass(frozen=True)
 class Room:
     """How many more sessions of a flavor fit into a pool, and how many nodes serve it now (``nodes``) or ever
-    could hold one when empty (``able``)."""
+    could hold one when empty (``able``). Of the flavor's GPUs or slices ``free`` are on those nodes, of ``total``."""
 
     places: int
     nodes: int
     able: int
+    free: int = 0
+    total: int = 0
 
 
 def room(nodes: Sequence[Json], tasks: Sequence[Json], pool: str, flavor: Flavor) -> Room:
@@ -140,7 +142,7 @@ def room(nodes: Sequence[Json], tasks: Sequence[Json], pool: str, flavor: Flavor
         amounts = {"cpu": reserved.get("NanoCPUs", 0), "memory": reserved.get("MemoryBytes", 0), **_generic(reserved)}
         for kind, amount in amounts.items():
             sums[kind] = sums.get(kind, 0) + amount
-    places = serving = able = 0
+    places = serving = able = free = total = 0
     for node in nodes:
         spec = node.get("Spec", {})
         labels = spec.get("Labels") or {}
@@ -157,7 +159,11 @@ def room(nodes: Sequence[Json], tasks: Sequence[Json], pool: str, flavor: Flavor
         taken = used.get(str(node.get("ID", "")), {})
         able += all(have.get(kind, 0) >= amount for kind, amount in want.items())
         places += max(0, min(int((have.get(kind, 0) - taken.get(kind, 0)) // amount) for kind, amount in want.items()))
-    return Room(places, serving, able)
+        if flavor.gpu:
+            here = int(have.get(flavor.gpu.resource, 0))
+            total += here
+            free += max(0, here - int(taken.get(flavor.gpu.resource, 0)))
+    return Room(places, serving, able, free, total)
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,8 @@ from urllib.parse import urlparse
 
 import yaml
 
-from .core import durations, names, sizes
+from .core import durations, names, sandboxes, sizes
 
-SANDBOXES = ("gvisor", "kata", "nvidia", "runc")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?", re.ASCII)
 
 
@@ -49,7 +48,8 @@ class Flavor:
 
 @dataclass(frozen=True)
 class Profile:
-    """One card of the start page. ``idle_stop`` and ``max_session`` are seconds, 0 is without limit."""
+    """One card of the start page. ``idle_stop`` and ``max_session`` are seconds, 0 is without limit; ``sandbox`` follows from the
+    pool's and the flavor."""
 
     name: str
     title: str
@@ -62,6 +62,7 @@ class Profile:
     max_session: int
     groups: frozenset[str]
     default: bool
+    sandbox: str
 
 
 @dataclass(frozen=True)
@@ -322,7 +323,7 @@ def _flavor(name: str, data: Any, problems: list[str]) -> Flavor:
     gpu = None
     if "gpu" in reader.data:
         part = reader.part("gpu")
-        profile, count = part.text("profile", ""), part.number("count", least=1)
+        profile, count = part.text("profile", ""), part.number("count", 1, least=1)
         resource = "GPU"
         if profile:
             try:
@@ -354,10 +355,10 @@ def _profile(
     reader = _Reader(data, f"profiles.{name}", problems)
     flavor = flavors.get(_choice(reader, "flavor", flavors), Flavor("", 1, 1))
     pool = _choice(reader, "pool", pools)
-    if flavor.gpu and pools.get(pool) == "gvisor" and flavor.gpu.profile:
+    if flavor.gpu and pool in pools and (refusal := sandboxes.gpu_refusal(pools[pool], flavor.gpu.profile)):
         problems.append(
-            f"profiles.{name}: flavor {flavor.name!r} has a MIG slice and pool {pool!r} is gvisor, "
-            "which refuses MIG: use a pool with sandbox nvidia"
+            f"profiles.{name}: flavor {flavor.name!r} has a GPU, and pool {pool!r} cannot give it: {refusal}; "
+            "use a pool with sandbox nvidia"
         )
     profile = Profile(
         name=name,
@@ -371,6 +372,7 @@ def _profile(
         max_session=reader.parsed("max_session", durations.parse_duration, "12h"),
         groups=frozenset(reader.texts("groups", [])),
         default=reader.boolean("default", False),
+        sandbox=sandboxes.session_sandbox(pools[pool], bool(flavor.gpu)) if pools.get(pool) in sandboxes.SANDBOXES else "",
     )
     reader.end()
     return profile
@@ -441,7 +443,7 @@ def parse(data: Any) -> Document:
     pools: dict[str, str] = {}
     for name, value in top.named("pools").items():
         part = _Reader(value, f"pools.{name}", problems)
-        pools[name] = part.text("sandbox", choices=SANDBOXES)
+        pools[name] = part.text("sandbox", choices=sandboxes.SANDBOXES)
         part.end()
     flavors = {name: _flavor(name, value, problems) for name, value in top.named("flavors").items()}
     images: dict[str, str] = {}

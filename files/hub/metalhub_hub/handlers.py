@@ -24,7 +24,7 @@ class RoomHandler(BaseHandler):  # type: ignore[misc]
         groups = {group.name for group in self.current_user.groups}
         found = await spawner.cards(platform.current(), groups)
         self.set_header("Cache-Control", "no-store")
-        self.finish({card["name"]: {key: card[key] for key in ("places", "state", "why")} for card in found})
+        self.finish({card["name"]: {key: card[key] for key in ("places", "state", "why", "gpu")} for card in found})
 
 
 HANDLERS = [

@@ -6,9 +6,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from .config import Document, Profile
-from .core import names
+from .core import names, sandboxes
 
 PORT = 8888
+
+
+def _outranking(document: Document, profile: Profile) -> dict[str, str]:
+    """The variables that decide over sandbox and GPUs. Those of a service outrank its image's, whatever that one sets."""
+    variables = {
+        sandboxes.WISH: profile.sandbox,
+        # The NVIDIA toolkit gives all GPUs to whoever asks for them in its environment. What Swarm reserved for a task comes
+        # before this variable; where the toolkit does not know that resource, the session sees none instead of all.
+        "NVIDIA_VISIBLE_DEVICES": "void",
+    }
+    gpu = profile.flavor.gpu
+    if gpu:
+        # The toolkit adds up all resources that it knows, so an image must not bring one that Swarm did not give.
+        kinds = {flavor.gpu.resource for flavor in document.flavors.values() if flavor.gpu} - {gpu.resource}
+        variables.update(dict.fromkeys(map(sandboxes.resource_variable, kinds), ""))
+    return variables
 
 
 def spec(
@@ -38,20 +54,14 @@ def spec(
         "metalhub.egress": profile.egress,
         "metalhub.session": name,
     }
-    variables = {
-        **session.environment,
-        # The NVIDIA toolkit gives all GPUs to whoever asks in its environment; a reservation overrides this one.
-        "NVIDIA_VISIBLE_DEVICES": "void",
-        **environment,
-    }
-    if flavor.gpu:
-        del variables["NVIDIA_VISIBLE_DEVICES"]
+    defaults = {"NVIDIA_DRIVER_CAPABILITIES": "compute,utility"} if flavor.gpu else {}
+    variables = {**defaults, **session.environment, **environment, **_outranking(document, profile)}
     ulimits = [
         {"Name": "nofile", "Soft": session.files, "Hard": session.files},
         {"Name": "core", "Soft": 0, "Hard": 0},
     ]
     pids = session.pids
-    if document.pools[profile.pool] == "gvisor":
+    if profile.sandbox == "gvisor":
         # gVisor does not see the control group's limit: it needs two tasks of the node for each process, and dies with
         # all that is in it when it gets none (google/gvisor#2490). Its own count refuses a fork as a kernel does. With
         # the other runtimes that limit would count all sessions of a node, because they have the same user id there.

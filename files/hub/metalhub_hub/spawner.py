@@ -587,6 +587,8 @@ async def cards(host: platform.Platform, groups: set[str]) -> list[dict[str, Any
         gpu = ""
         if flavor.gpu:
             gpu = f"{flavor.gpu.count} × {flavor.gpu.profile or 'GPU'}"
+            if room is not None:
+                gpu += f", {room.free} of {room.total} free"
         found.append(
             {
                 "name": profile.name,
@@ -596,7 +598,7 @@ async def cards(host: platform.Platform, groups: set[str]) -> list[dict[str, Any
                 "memory": sizes.format_size(flavor.memory),
                 "gpu": gpu,
                 "image": host.document.images[profile.image],
-                "sandbox": host.document.pools[profile.pool],
+                "sandbox": profile.sandbox,
                 "egress": profile.egress,
                 "idle_stop": durations.format_duration(profile.idle_stop) if profile.idle_stop else "",
                 "max_session": durations.format_duration(profile.max_session) if profile.max_session else "",

@@ -112,6 +112,14 @@ def set_in(path: str, value: object) -> Callable[[Draft], None]:
     return spoil
 
 
+def two(*spoilers: Callable[[Draft], None]) -> Callable[[Draft], None]:
+    def spoil(draft: Draft) -> None:
+        for each in spoilers:
+            each(draft)
+
+    return spoil
+
+
 def group(name: str, *hosts: str) -> Callable[[Draft], None]:
     def spoil(draft: Draft) -> None:
         for host, groups in draft.groups.items():
@@ -327,12 +335,13 @@ BAD: list[tuple[str, Callable[[Draft], None], str, str | None, str]] = [
     ),
     (
         "MIG in kata",
-        set_in("metalhub_pools gpu sandbox", "kata"),
+        two(set_in("metalhub_pools gpu sandbox", "kata"), set_in("gpu1:metalhub_pool", "cpu")),
         "metalhub_profiles.slice.flavor",
         None,
         "MIG slices do not work in the sandbox kata",
     ),
-    ("GPU without GPUs", set_in("metalhub_pools gpu sandbox", "runc"), "metalhub_profiles.slice.flavor", None, "offers none"),
+    ("hosts for kata", set_in("metalhub_pools cpu sandbox", "kata"), "metalhub_pool", "compute1", "this version does not install"),
+    ("GPU without GPUs", set_in("metalhub_pools gpu sandbox", "runc"), "metalhub_profiles.slice.flavor", None, "offers no GPU"),
     (
         "bad MIG",
         set_in("metalhub_flavors mig-1g10 gpu profile", "small"),

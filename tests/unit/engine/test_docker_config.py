@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.metalhub.platform.plugins.module_utils.docker_config import FragmentConflict, merge_fragments
+from ansible_collections.metalhub.platform.plugins.module_utils.docker_config import (
+    Choice,
+    DispatchProblem,
+    FragmentConflict,
+    merge_fragments,
+    merge_with_dispatcher,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -64,3 +70,50 @@ def test_true_is_not_one():
 def test_a_fragment_must_be_a_mapping():
     with pytest.raises(TypeError, match="gvisor"):
         merge_fragments({"gvisor": ["x"]})
+
+
+GVISOR = {"default-runtime": "runsc", "runtimes": {"runsc": {"path": "/usr/bin/runsc", "runtimeArgs": ["--platform=systrap", "-x"]}}}
+NVIDIA = {"runtimes": {"nvidia": {"path": "/usr/bin/nvidia-container-runtime"}}}
+BOTH = [Choice("gvisor", "runsc"), Choice("nvidia", "nvidia")]
+
+
+def test_the_dispatcher_is_the_default_and_knows_the_runtimes():
+    settings, text = merge_with_dispatcher({"gvisor": GVISOR, "nvidia": NVIDIA, "site": {"mtu": 1400}}, BOTH)
+    assert settings["default-runtime"] == "metalhub", "who wants the strictest gets the dispatcher, which falls back to it"
+    assert set(settings["runtimes"]) == {"runsc", "nvidia", "metalhub"} and settings["mtu"] == 1400
+    assert text == "gvisor /usr/bin/runsc --platform=systrap -x\nnvidia /usr/bin/nvidia-container-runtime\n"
+
+
+def test_the_dispatcher_waits_for_the_strictest_and_for_no_other():
+    """The roles that bring the runtimes run one after another."""
+    assert merge_with_dispatcher({"nvidia": NVIDIA}, BOTH) == (NVIDIA, "")
+    settings, text = merge_with_dispatcher({"gvisor": GVISOR}, BOTH)
+    assert settings["default-runtime"] == "metalhub" and text == "gvisor /usr/bin/runsc --platform=systrap -x\n"
+    assert merge_with_dispatcher({"gvisor": GVISOR}, []) == (GVISOR, "")
+
+
+def test_the_engines_own_runc_can_be_a_choice():
+    assert merge_with_dispatcher({"gvisor": GVISOR}, [BOTH[0], Choice("runc", "runc")])[1].endswith("\nrunc runc\n")
+
+
+def test_another_default_is_a_conflict():
+    with pytest.raises(FragmentConflict, match="default-runtime: 'docker_dispatch' wants 'metalhub' and 'site' wants 'kata'"):
+        merge_with_dispatcher({"gvisor": {"runtimes": GVISOR["runtimes"]}, "site": {"default-runtime": "kata"}}, BOTH)
+
+
+@pytest.mark.parametrize(
+    ("choices", "words"),
+    [
+        ([Choice("g visor", "runsc")], "'g visor' is not a choice; legal are"),
+        ([Choice("", "runsc")], "'' is not a choice"),
+        ([*BOTH, Choice("gvisor", "runc")], "'gvisor' is named twice"),
+        ([BOTH[0], Choice("x", "metalhub")], "'x' is the dispatcher itself"),
+        ([BOTH[0], Choice("odd", "odd")], "'odd' is the runtime 'odd' with {'path': '/a b'}; legal is a path"),
+        ([BOTH[0], Choice("shim", "shim")], "'shim' is the runtime 'shim' with"),
+    ],
+)
+def test_bad_choices(choices, words):
+    runtimes = {"odd": {"path": "/a b"}, "shim": {"runtimeType": "io.containerd.kata.v2"}}
+    with pytest.raises(DispatchProblem) as caught:
+        merge_with_dispatcher({"gvisor": GVISOR, "site": {"runtimes": runtimes}}, choices)
+    assert "docker_dispatch" in str(caught.value) and words in str(caught.value)

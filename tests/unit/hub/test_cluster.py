@@ -119,8 +119,11 @@ def test_room_for_gpus_named_and_counted() -> None:
     node = make_node(Description={"Resources": {"NanoCPUs": 10**11, "MemoryBytes": 10**13, "GenericResources": named}})
     flavor = config.Flavor("gpu", 1, GIB, config.Gpu("GPU", 1))
     taken = {"Reservations": {"GenericResources": [{"DiscreteResourceSpec": {"Kind": "GPU", "Value": 2}}]}}
-    assert cluster.room([node], [], "cpu", flavor).places == 3
-    assert cluster.room([node], [task(Spec={"Resources": taken})], "cpu", flavor).places == 1
+    assert cluster.room([node], [], "cpu", flavor) == cluster.Room(3, 1, 1, 3, 3)
+    assert cluster.room([node], [task(Spec={"Resources": taken})], "cpu", flavor) == cluster.Room(1, 1, 1, 1, 3)
+    # Slices that are left do not help without memory.
+    full = {"Reservations": {"MemoryBytes": 10**13}}
+    assert cluster.room([node], [task(Spec={"Resources": full})], "cpu", flavor) == cluster.Room(0, 1, 1, 3, 3)
     assert cluster.room([make_node()], [], "cpu", flavor) == cluster.Room(0, 1, 0)
 
 

@@ -46,6 +46,7 @@ def change(path: str, value: Any) -> Any:
         ("profiles.small.egres", "packages", ["profiles.small.egres", "not known"]),
         ("profiles.pii.default", True, ["small, pii", "default"]),
         ("profiles.slice.pool", "cpu", ["profiles.slice", "MIG", "gvisor"]),
+        ("pools.gpu.sandbox", "runc", ["profiles.slice", "runc offers no GPU"]),
         ("profiles", {}, ["profiles", "empty"]),
         ("flavors.small.memory", "2 lots", ["flavors.small.memory", "'2 lots'"]),
         ("flavors.small.cpus", "two", ["flavors.small.cpus", "'two'"]),

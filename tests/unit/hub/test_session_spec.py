@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import GIB, IMAGE, FakeEngine, document
+from conftest import GIB, IMAGE, FakeEngine, document, make_node
 from metalhub_hub import cluster, config, culler, homes, platform, policy, service
 from metalhub_hub.engine import Tls
-from metalhub_hub.spawner import stop_cause
+from metalhub_hub.spawner import cards, stop_cause
 
 OTHER = IMAGE.replace("a" * 64, "b" * 64)
 
@@ -61,7 +61,8 @@ def test_the_sandbox_is_closed(doc: config.Document) -> None:
 
 def test_processes_are_counted_by_the_control_group_where_the_sandbox_sees_it(doc: config.Document) -> None:
     """Under runc a count of a user's processes would be one for all sessions of a node."""
-    task = spec(dataclasses.replace(doc, pools={**doc.pools, "cpu": "runc"}))["TaskTemplate"]
+    plain = dataclasses.replace(doc.profiles["small"], sandbox="runc")
+    task = spec(dataclasses.replace(doc, profiles={**doc.profiles, "small": plain}))["TaskTemplate"]
     assert task["Resources"]["Limits"]["Pids"] == 1024
     assert "nproc" not in {limit["Name"] for limit in task["ContainerSpec"]["Ulimits"]}
 
@@ -81,11 +82,52 @@ def test_mounts(doc: config.Document) -> None:
     assert mounts["/dev/shm"]["TmpfsOptions"] == {"SizeBytes": GIB, "Mode": 0o1777}
 
 
-def test_gpus_are_hidden_unless_reserved(doc: config.Document) -> None:
-    assert "NVIDIA_VISIBLE_DEVICES=void" in spec(doc)["TaskTemplate"]["ContainerSpec"]["Env"]
-    task = spec(doc, "slice")["TaskTemplate"]
-    assert not any(line.startswith("NVIDIA_VISIBLE_DEVICES") for line in task["ContainerSpec"]["Env"])
-    assert task["Resources"]["Reservations"]["GenericResources"] == [{"DiscreteResourceSpec": {"Kind": "MIG_1G_10GB", "Value": 1}}]
+def environment(doc: config.Document, profile: str, **own: str) -> dict[str, str]:
+    lines = spec(doc, profile, **own)["TaskTemplate"]["ContainerSpec"]["Env"]
+    assert len({line.partition("=")[0] for line in lines}) == len(lines), "the dispatcher takes a repeated wish for none"
+    return {line.partition("=")[0]: line.partition("=")[2] for line in lines}
+
+
+def test_gpus_are_hidden_and_a_reservation_is_what_shows_one(tmp_path: Path) -> None:
+    """The toolkit reads Swarm's own variable first; an image's ENV is outranked by each variable that the service sets."""
+    raw = document(tmp_path)
+    raw["flavors"]["whole"] = {"cpus": 8, "memory": "64G", "gpu": {}}
+    raw["profiles"]["whole"] = {"image": "lab", "flavor": "whole", "pool": "gpu", "egress": "packages"}
+    doc = config.parse(raw)
+    assert environment(doc, "small")["NVIDIA_VISIBLE_DEVICES"] == "void"
+    assert not any(name.startswith("DOCKER_RESOURCE_") for name in environment(doc, "small"))
+    slice_, whole = environment(doc, "slice"), environment(doc, "whole")
+    assert slice_["NVIDIA_VISIBLE_DEVICES"] == whole["NVIDIA_VISIBLE_DEVICES"] == "void"
+    assert slice_["NVIDIA_DRIVER_CAPABILITIES"] == "compute,utility"
+    # Swarm sets the variable of what it reserved, and adds it to what the service says: that one must not be here.
+    assert slice_["DOCKER_RESOURCE_GPU"] == "" and "DOCKER_RESOURCE_MIG_1G_10GB" not in slice_
+    assert whole["DOCKER_RESOURCE_MIG_1G_10GB"] == "" and "DOCKER_RESOURCE_GPU" not in whole
+    reserved = {name: spec(doc, name)["TaskTemplate"]["Resources"]["Reservations"]["GenericResources"] for name in ("slice", "whole")}
+    assert reserved["slice"] == [{"DiscreteResourceSpec": {"Kind": "MIG_1G_10GB", "Value": 1}}]
+    assert reserved["whole"] == [{"DiscreteResourceSpec": {"Kind": "GPU", "Value": 1}}]
+
+
+def test_the_sandbox_follows_from_pool_and_gpu(tmp_path: Path) -> None:
+    """One GPU server is a whole platform: whoever needs no GPU is in gVisor there."""
+    raw = document(tmp_path)
+    raw["profiles"]["near"] = {"image": "lab", "flavor": "small", "pool": "gpu", "egress": "packages"}
+    doc = config.parse(raw)
+    assert environment(doc, "small")["METALHUB_SANDBOX"] == "gvisor"
+    assert environment(doc, "slice")["METALHUB_SANDBOX"] == "nvidia"
+    assert environment(doc, "near")["METALHUB_SANDBOX"] == "gvisor"
+    # What the sandbox cannot count itself goes with the sandbox, not with the pool.
+    near, slice_ = spec(doc, "near")["TaskTemplate"], spec(doc, "slice")["TaskTemplate"]
+    assert {"Name": "nproc", "Soft": 1024, "Hard": 1024} in near["ContainerSpec"]["Ulimits"]
+    assert near["Resources"]["Limits"]["Pids"] == 1024 * 3 + 256 and slice_["Resources"]["Limits"]["Pids"] == 1024
+
+
+def test_nothing_else_decides_over_sandbox_and_gpus(tmp_path: Path) -> None:
+    own = {"METALHUB_SANDBOX": "nvidia", "NVIDIA_VISIBLE_DEVICES": "all"}
+    raw = document(tmp_path, session={"environment": {**own, "NVIDIA_DRIVER_CAPABILITIES": "all"}})
+    doc = config.parse(raw)
+    found = environment(doc, "small", **own)
+    assert (found["METALHUB_SANDBOX"], found["NVIDIA_VISIBLE_DEVICES"]) == ("gvisor", "void")
+    assert environment(doc, "slice", **own)["NVIDIA_DRIVER_CAPABILITIES"] == "all", "this one is the operator's"
 
 
 def test_labels_say_whose_it_is(doc: config.Document) -> None:
@@ -246,4 +288,23 @@ async def test_the_sweep_removes_only_old_services_that_nobody_claims(tmp_path: 
     assert await host.sweep({"mine"}, NOW) == ["orphan"]
     assert sorted(s["Spec"]["Name"] for s in engine.services.values()) == ["mine", "young"]
     assert '"cause": "orphan"' in (tmp_path / "audit.jsonl").read_text()
+    await host.engine.close()
+
+
+async def test_cards_show_what_is_left_of_a_slice(tmp_path: Path, engine: FakeEngine) -> None:
+    host = platform.Platform(config.parse(document(tmp_path)))
+    slices = [{"DiscreteResourceSpec": {"Kind": "MIG_1G_10GB", "Value": 7}}]
+    resources = {"NanoCPUs": 64 * 10**9, "MemoryBytes": 512 * GIB, "GenericResources": slices}
+    labels = {"metalhub.pool": "gpu", "metalhub.network": "ready"}
+    node = make_node(Spec={"Availability": "active", "Labels": labels}, Description={"Hostname": "gpu1", "Resources": resources})
+    reserved = {"GenericResources": [{"DiscreteResourceSpec": {"Kind": "MIG_1G_10GB", "Value": 1}}]}
+    task = {"NodeID": node["ID"], "Spec": {"Resources": {"Reservations": reserved}}, "Status": {"State": "running"}}
+
+    async def snapshot(max_age: float) -> cluster.Snapshot:
+        return cluster.Snapshot({node["ID"]: node}, [task, task])
+
+    host.cluster.snapshot = snapshot  # type: ignore[method-assign]
+    shown = {card["name"]: card for card in await cards(host, set())}
+    assert (shown["slice"]["gpu"], shown["slice"]["places"], shown["slice"]["sandbox"]) == ("1 × 1g.10gb, 5 of 7 free", 5, "nvidia")
+    assert shown["small"]["gpu"] == ""
     await host.engine.close()

@@ -1,0 +1,50 @@
+"""Which sandbox a session gets, how its node is told, and which GPUs it may see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from .names import mig_resource
+
+SANDBOXES = ("gvisor", "kata", "nvidia", "runc")
+
+# What the dispatching OCI runtime reads in a container's environment (roles/docker, oci-choose).
+WISH = "METALHUB_SANDBOX"
+
+
+def session_sandbox(pool: str, gpu: bool) -> str:
+    """The sandbox of a session in a pool with the sandbox ``pool``: without a GPU, one of an nvidia pool is in gVisor.
+
+    So one GPU server serves both kinds, and whoever needs no GPU is as well enclosed as elsewhere. Raises ValueError for an
+    unknown sandbox.
+    """
+    if pool not in SANDBOXES:
+        raise ValueError(f"{pool!r} is not a sandbox: one of {', '.join(SANDBOXES)}")
+    return "gvisor" if pool == "nvidia" and not gpu else pool
+
+
+def gpu_refusal(pool: str, profile: str) -> str | None:
+    """Why a pool with the sandbox ``pool`` cannot give a MIG ``profile`` (empty: a whole GPU); None where it can.
+
+    gVisor's nvproxy knows no MIG devices, and Kata passes whole devices through.
+    """
+    if pool == "nvidia":
+        return None
+    if profile and pool in ("gvisor", "kata"):
+        return f"MIG slices do not work in the sandbox {pool}"
+    return f"the sandbox {pool} offers no GPU"
+
+
+def resource_variable(kind: str) -> str:
+    """The variable in which Swarm tells a task what it got of a generic resource."""
+    return f"DOCKER_RESOURCE_{kind}"
+
+
+def gpu_resources(flavors: Iterable[Mapping[str, object]]) -> list[str]:
+    """The Swarm resources that flavors ask for, GPU for whole ones, sorted. Raises ValueError for a bad MIG profile."""
+    found = set()
+    for flavor in flavors:
+        gpu = flavor.get("gpu")
+        if isinstance(gpu, Mapping):
+            found.add(mig_resource(str(gpu["profile"])) if gpu.get("profile") else "GPU")
+    return sorted(found)
