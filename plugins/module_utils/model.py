@@ -22,7 +22,7 @@ from .specs import Fault, Spec, check_options, check_value, listed, nearest
 # Set by the platform while it runs, not by an operator.
 RUNTIME_VARIABLES = frozenset(["metalhub_host"])
 # May differ between hosts; every other metalhub_ variable describes the site and must not.
-HOST_VARIABLES = frozenset(["metalhub_address", "metalhub_pool", *RUNTIME_VARIABLES])
+HOST_VARIABLES = frozenset(["metalhub_address", "metalhub_gpu_support", "metalhub_pool", *RUNTIME_VARIABLES])
 
 # Distribution -> major versions, or whole versions where the major says too little.
 DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = {

@@ -135,8 +135,7 @@ def plan(host: Host, wish: Wish) -> Plan:
         )
     if host.runfile:
         raise DriverRefusal(
-            f"{host.name} has a driver from NVIDIA's .run file, over which packages would be installed; remove it with nvidia-uninstall, "
-            "or keep it with nvidia_driver_support: off"
+            f"{host.name} has a driver from NVIDIA's .run file, over which packages would be installed; remove it with nvidia-uninstall"
         )
     flavor, branch = _flavor(host, wish, gpus)
     branch = _branch(host, wish, gpus, branch)
