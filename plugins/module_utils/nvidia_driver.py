@@ -153,7 +153,7 @@ def plan(host: Host, wish: Wish) -> Plan:
         install=True,
         flavor=flavor,
         branch=branch,
-        packages=wish.packages or _packages(host, wish.source, flavor, branch),
+        packages=wish.packages or _on_branch(_packages(host, wish.source, flavor, branch), branch),
         fabric=_fabric(host, wish.source, branch) if switches else "",
         fabric_extra=extra if switches else (),
         module_stream=_stream(flavor, branch) if wish.source == "nvidia" and host.family == "redhat" else "",
@@ -241,6 +241,11 @@ def _packages(host: Host, source: str, flavor: str, branch: str) -> tuple[str, .
         return (headers, kernel, f"nvidia-utils-{suffix}", f"nvidia-compute-utils-{suffix}")
     kernel = "nvidia-open-kernel-dkms" if opened else "nvidia-kernel-dkms"
     return (headers, kernel, "firmware-nvidia-gsp", "libcuda1", "libnvidia-ml1", "nvidia-smi", "nvidia-persistenced")
+
+
+def _on_branch(packages: tuple[str, ...], branch: str) -> tuple[str, ...]:
+    """The packages with a pin on their branch, but for the kernel's headers, which are the kernel's."""
+    return tuple(f"{name}={branch}.*" if branch and not name.startswith(("linux-", "kernel-")) else name for name in packages)
 
 
 def _fabric(host: Host, source: str, branch: str) -> str:

@@ -104,3 +104,60 @@ def test_the_sites_own_authority_is_trusted(hosts):
     verify = "openssl verify -no-CAstore -no-CApath -CAfile {} /usr/local/share/ca-certificates/metalhub-extra.crt"
     assert hosts[WORKER].check_output(verify.format("/etc/ssl/certs/ca-certificates.crt")).endswith("OK")
     assert hosts[WORKER].run(verify.format("/etc/metalhub/pki/ca.crt")).rc != 0
+
+
+KERNEL = "docker exec {} /usr/bin/dmesg | head -n 1"
+
+
+@pytest.fixture
+def pair(hosts):
+    """On a node with the dispatcher, a container that asks for nothing and one that asks for the runtime of GPU sessions."""
+    host = hosts[OTHER]
+    host.check_output(
+        "p='dmesg sleep'; for i in $p; do f=\"$f $(command -v $i)\"; done; tar -C / -chf - $(for f in $f; do echo ${f#/}; ldd $f"
+        " | grep -o '/[^ ]*' | sed 's,^/,,'; done | sort -u) | docker import -c 'ENV METALHUB_SANDBOX=nvidia' - mol-test:2"
+    )
+    run = "timeout 60 docker run -d --network none --cap-add SYSLOG --name {} -e METALHUB_SANDBOX={} mol-test:2 /usr/bin/sleep 600"
+    host.check_output(run.format("plain", "gvisor"))
+    host.check_output(run.format("gpu", "nvidia"))
+    yield host
+    host.run("docker rm -f plain gpu; docker image rm mol-test:2")
+
+
+def kernels(host):
+    return ["gVisor" in host.check_output(KERNEL.format(name)) for name in ("plain", "gpu")]
+
+
+def test_one_node_runs_both_kinds(pair):
+    """The image asks for the GPU sessions' runtime, and the service's own word outranks it."""
+    assert json.loads(pair.check_output("docker info --format '{{json .DefaultRuntime}}'")) == "metalhub"
+    assert kernels(pair) == [True, False]
+    for name in ("plain", "gpu"):
+        pair.check_output(f"docker pause {name}")
+        assert pair.check_output(f"docker inspect -f '{{{{.State.Status}}}}' {name}") == "paused"
+        pair.check_output(f"docker unpause {name}")
+    pair.check_output("rm -r /run/metalhub/oci")
+    assert kernels(pair) == [True, False], "a lost record is found again"
+    pair.check_output("systemctl restart docker && docker start plain gpu")
+    assert kernels(pair) == [True, False]
+    pair.check_output("docker kill plain gpu && docker rm plain gpu")
+    assert pair.check_output("timeout 10 sh -c 'while find /run/metalhub/oci -type f | grep .; do sleep 0.2; done'") == ""
+
+
+def test_a_start_that_cannot_be_judged_is_refused_in_words(pair):
+    place = "/usr/local/lib/metalhub/oci-choose"
+    said = pair.run(f"mv {place} /root/; timeout 60 docker run --rm --network none mol-test:2 /usr/bin/sleep 0; mv /root/oci-choose {place}")
+    assert "cannot tell what the container asks for" in said.stderr
+
+
+def test_the_gpu_roles_left_what_a_gpu_node_needs(hosts):
+    host = hosts[OTHER]
+    assert host.file("/etc/metalhub/oci-dispatch.conf").content_string.endswith("nvidia /usr/bin/nvidia-container-runtime\n")
+    config = host.file("/etc/nvidia-container-runtime/config.toml").content_string
+    assert 'swarm-resource = "DOCKER_RESOURCE_GPU,DOCKER_RESOURCE_MIG_1G_10GB"' in config and 'mode = "auto"' in config
+    read = "import sys, tomllib; print(tomllib.load(sys.stdin.buffer)['nvidia-container-runtime']['runtimes'])"
+    assert host.check_output(f'python3 -c "{read}" < /etc/nvidia-container-runtime/config.toml') == "['runc']"
+    versions = host.check_output("dpkg-query -W -f='${Package} ${Version}\\n' nvidia-open nvidia-fabricmanager")
+    assert versions.splitlines() == ["nvidia-fabricmanager 580.95.05-1", "nvidia-open 580.95.05-1"], "on the branch, and of one version"
+    assert "blacklist nouveau" in host.file("/etc/modprobe.d/metalhub-nvidia.conf").content_string
+    host.check_output("systemd-analyze verify /etc/systemd/system/metalhub-nvidia-devices.service")

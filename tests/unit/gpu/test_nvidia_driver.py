@@ -72,22 +72,22 @@ HEADERS, UBUNTU_HEADERS = "linux-headers-6.12.48+deb13-amd64", "linux-headers-6.
             "",
             (HEADERS, "nvidia-open-kernel-dkms", "firmware-nvidia-gsp", "libcuda1", "libnvidia-ml1", "nvidia-smi", "nvidia-persistenced"),
         ),
-        (host(0x2330), Wish(source="nvidia", branch="580"), "open", "580", (HEADERS, "nvidia-open", "nvidia-persistenced")),
-        (host(0x1DB4), Wish(source="nvidia"), "proprietary", "580", (HEADERS, "cuda-drivers", "nvidia-persistenced")),
+        (host(0x2330), Wish(source="nvidia", branch="580"), "open", "580", (HEADERS, "nvidia-open=580.*", "nvidia-persistenced=580.*")),
+        (host(0x1DB4), Wish(source="nvidia"), "proprietary", "580", (HEADERS, "cuda-drivers=580.*", "nvidia-persistenced=580.*")),
         (host(0x20B0), Wish(source="nvidia", flavor="proprietary"), "proprietary", "", (HEADERS, "cuda-drivers", "nvidia-persistenced")),
         (
             host(0x20B0, **UBUNTU),
             Wish(branch="580"),
             "open",
             "580",
-            (UBUNTU_HEADERS, "nvidia-headless-580-server-open", "nvidia-utils-580-server", "nvidia-compute-utils-580-server"),
+            (UBUNTU_HEADERS, "nvidia-headless-580-server-open=580.*", "nvidia-utils-580-server=580.*", "nvidia-compute-utils-580-server=580.*"),
         ),
         (
             host(0x1B38, **UBUNTU),
             Wish(),
             "proprietary",
             "580",
-            (UBUNTU_HEADERS, "nvidia-headless-580-server", "nvidia-utils-580-server", "nvidia-compute-utils-580-server"),
+            (UBUNTU_HEADERS, "nvidia-headless-580-server=580.*", "nvidia-utils-580-server=580.*", "nvidia-compute-utils-580-server=580.*"),
         ),
         (host(0x2330, **UBUNTU), Wish(source="nvidia"), "open", "", (UBUNTU_HEADERS, "nvidia-open")),
         (
@@ -95,7 +95,7 @@ HEADERS, UBUNTU_HEADERS = "linux-headers-6.12.48+deb13-amd64", "linux-headers-6.
             Wish(source="nvidia", branch="580"),
             "open",
             "580",
-            ("kernel-devel-5.14.0-427.el9.x86_64", "nvidia-open", "nvidia-persistenced"),
+            ("kernel-devel-5.14.0-427.el9.x86_64", "nvidia-open=580.*", "nvidia-persistenced=580.*"),
         ),
         (host(0x2330, **ROCKY), Wish(packages=("site-driver",)), "open", "", ("site-driver",)),
         (host(0x1EB8, 0x20B7, 0x2330), Wish(packages=("x",)), "open", "", ("x",)),
@@ -288,5 +288,5 @@ def test_the_pin_and_the_blacklist() -> None:
     render = jinja2.Environment(trim_blocks=True, keep_trailing_newline=True)
     pin = render.from_string((ROLE / "templates/etc/apt/preferences.d/metalhub-nvidia.j2").read_text())
     text = pin.render(__nvidia_driver_plan={"branch": "580"})
-    assert "Pin: version 580.*\nPin-Priority: 1001\n" in text and "Package: *nvidia* " in text
+    assert "Pin: version 580.*\nPin-Priority: 1001\n" in text
     assert "blacklist nouveau\n" in (ROLE / "templates/etc/modprobe.d/metalhub-nvidia.conf.j2").read_text()
