@@ -152,7 +152,6 @@ def test_a_start_that_cannot_be_judged_is_refused_in_words(pair):
 
 def test_the_gpu_roles_left_what_a_gpu_node_needs(hosts):
     host = hosts[OTHER]
-    assert host.file("/etc/metalhub/oci-dispatch.conf").content_string.endswith("nvidia /usr/bin/nvidia-container-runtime\n")
     config = host.file("/etc/nvidia-container-runtime/config.toml").content_string
     assert 'swarm-resource = "DOCKER_RESOURCE_GPU,DOCKER_RESOURCE_MIG_1G_10GB"' in config and 'mode = "auto"' in config
     read = "import sys, tomllib; print(tomllib.load(sys.stdin.buffer)['nvidia-container-runtime']['runtimes'])"
