@@ -77,7 +77,7 @@ esac
 def test_the_self_test_tells_what_is_wrong(tmp_path: Path, fault: str, words: str) -> None:
     text = (ROLE / "templates/usr/local/lib/metalhub/nvidia-selftest.j2").read_text()
     script = text.replace("{{ nvidia_container_toolkit_selftest_timeout }}", "20").replace("/var/lib/metalhub", str(tmp_path / "var"))
-    script = script.replace("{{ nvidia_container_toolkit_resources | first }}", "GPU")
+    script = script.replace('{{ nvidia_container_toolkit_resources | first | default("GPU") }}', "GPU")
     assert "{{" not in script and "{%" not in script
     smi = "#!/bin/sh\ncase $1 in -L) echo 'GPU 0: NVIDIA (UUID: GPU-0)' ;; *) printf 'GPU-0, Enabled\\nGPU-1, [N/A]\\n' ;; esac\n"
     for name, body in {"docker": DOCKER.format(here=tmp_path), "systemctl": "#!/bin/sh\n", "nvidia-smi": smi}.items():
