@@ -71,7 +71,8 @@ def make_venv(requirements: Path) -> None:
     # Without bytecode each ansible-playbook compiles 400 modules anew (half a second) where the environment forbids to write it on
     # the way. The community's collections stay as they are: there are ten thousand files, of which hardly any is ever loaded.
     (packages,) = (VENV / "lib").glob("python3*/site-packages")
-    testbed.run(VENV / "bin" / "python", "-m", "compileall", "-q", "-j", "0", "-x", "ansible_collections", packages, timeout=300, check=False)
+    compiler: list[str | Path] = [VENV / "bin" / "python", "-m", "compileall", "-q", "-j", "0"]
+    testbed.run(*compiler, "-x", "ansible_collections", packages, timeout=300, check=False)
     stamp.touch()
 
 
