@@ -31,9 +31,9 @@ lint: venv
 unit: venv
 	pytest -q tests/unit
 
-# Everything in one run, so that its last line counts everything. What fails fast comes first.
+# Everything in one run, so that its last line counts everything. What waits for hosts runs beside what computes; the longest first.
 test: lint
-	pytest --durations=12 tests/unit tests/roles tests/testbed tests/site
+	pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations=20 tests/site tests/roles tests/testbed tests/unit
 
 docs: venv
 	$(BIN)/python docs/generate.py
