@@ -9,6 +9,10 @@ from .config import Document, Profile
 from .core import names, sandboxes
 
 PORT = 8888
+# Docker's embedded resolver listens in each session of runc, whatever its resolv.conf says, and would forward from the host's own
+# namespace where the host's resolver is a loopback address. This address of TEST-NET-1 (RFC 5737) is asked from the session's
+# namespace instead, where the packet filter drops it.
+NO_RESOLVER = "192.0.2.1"
 
 
 def _outranking(document: Document, profile: Profile) -> dict[str, str]:
@@ -85,6 +89,7 @@ def spec(
                 "User": "1000:1000",
                 "Dir": session.home,
                 "Hostname": "session",
+                "DNSConfig": {"Nameservers": [NO_RESOLVER]},
                 "ReadOnly": True,
                 "CapabilityDrop": ["ALL"],
                 "Privileges": {"NoNewPrivileges": True},

@@ -76,14 +76,14 @@ def world(hosts: dict[str, Host], address: dict[str, str]) -> Iterator[None]:
 class Session:
     """A Swarm service like one of the hub's."""
 
-    def __init__(self, hosts: dict[str, Host], name: str, node: str, egress: str) -> None:
+    def __init__(self, hosts: dict[str, Host], name: str, node: str, egress: str, options: str = "") -> None:
         self.name, self.node, self.host, self.manager = name, node, hosts[node], hosts["control"]
         run(
             self.manager,
             f"docker service rm {name} 2>/dev/null; docker service create -q --no-resolve-image -d --name {name} --network mh-{egress} "
             f"--constraint node.hostname=={node} --constraint node.labels.metalhub.network==ready --endpoint-mode dnsrr "
             "--publish mode=host,target=8888 --restart-condition none --cap-drop ALL --stop-grace-period 1s "
-            "--label metalhub.session=test bb:1 httpd -f -p 8888 -h /bin",
+            f"--label metalhub.session=test {options} bb:1 httpd -f -p 8888 -h /bin",
         )
         self.port = self.wait()
         self.container = run(self.host, f"docker ps -q --filter label=com.docker.swarm.service.name={name}")
@@ -355,6 +355,27 @@ def test_docker_dns_is_no_way_out(sessions: dict[str, Session], hosts: dict[str,
         rules_on(node)
         run(node, f"ip route del {server}/32")
         run(hosts["outside"], f"ip addr del {server}/32 dev eth0")
+
+
+def test_docker_dns_asks_nobody_for_the_host(hosts: dict[str, Host], world: None) -> None:
+    """Where the host's resolver is a loopback address, Docker's forwards from the host's namespace. The hub names another one."""
+    node, kept = hosts["compute1"], "/run/resolv.kept"
+    put(node, "listen.py")
+    run(node, f"cat /etc/resolv.conf > {kept}; echo nameserver 127.0.0.1 > /etc/resolv.conf")
+    run(node, "systemd-run -q --collect --unit test-resolver python3 /run/listen.py udp:53@127.0.0.1")
+
+    def asked(options: str) -> bool:
+        one = Session(hosts, "t-dns", "compute1", "internal", options)
+        mark = f"dns{time.time_ns()}"
+        node.run(f"docker exec {one.container} timeout 4 nslookup {mark}.example. 127.0.0.11")
+        return mark in run(node, "journalctl -u test-resolver --no-pager -o cat -n 300")
+
+    try:
+        assert asked(""), "the leak is there"
+        assert not asked("--dns 192.0.2.1")
+    finally:
+        node.run(f"systemctl stop test-resolver; cat {kept} > /etc/resolv.conf")
+        run(hosts["control"], "docker service rm t-dns")
 
 
 ATTACKER = "attacker"

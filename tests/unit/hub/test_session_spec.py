@@ -50,6 +50,7 @@ def test_the_sandbox_is_closed(doc: config.Document) -> None:
     assert container["ReadOnly"] is True and container["User"] == "1000:1000"
     assert {"Name": "nofile", "Soft": 65536, "Hard": 65536} in container["Ulimits"]
     assert {"Name": "nproc", "Soft": 1024, "Hard": 1024} in container["Ulimits"]
+    assert container["DNSConfig"]["Nameservers"] == ["192.0.2.1"], "Docker's resolver has nobody to ask"
     assert "@sha256:" in container["Image"]
     limits, reserved = task["Resources"]["Limits"], task["Resources"]["Reservations"]
     assert limits == {"NanoCPUs": 10**9, "MemoryBytes": 2 * GIB, "Pids": 1024 * 3 + 256}
