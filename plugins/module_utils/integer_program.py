@@ -1,0 +1,476 @@
+"""Small integer programs with costs in an order of importance, solved exactly.
+
+Branch and bound over linear relaxations. The relaxations are solved by the dual simplex method for bounded variables in integers
+(the inverse of the basis is kept as its adjugate and determinant, after Edmonds and Bareiss), so that no bound is ever off by a
+rounding error. What makes the bounds strong is that each level of the cost is an integer: a relaxation that needs 15.2 GPUs
+means 16, and says something about the next level only once that is a row of the program.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+# A level's weight exceeds all that the levels below can add up to by this factor: a fraction of a level above 1/64 can be
+# rounded up whatever the levels below do.
+_SLACK = 64
+
+# How far the search for a first good solution goes.
+_DIVE = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """An integer variable from 0 to ``upper`` (None: no limit): its cost per level, and its factors by row.
+
+    The cost must not be negative in the order of the levels, so that doing nothing is the cheapest before the rows are looked at.
+    """
+
+    cost: tuple[int, ...]
+    factors: t.Mapping[int, int]
+    upper: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """``low <= sum of factors * variables <= high``; None is no limit on that side, and one side must have one."""
+
+    low: int | None
+    high: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """Minimise ``base`` plus the costs, level by level.
+
+    ``most`` bounds each level from above in every solution, and no level is ever negative; both are the caller's promise.
+    """
+
+    columns: t.Sequence[Column]
+    rows: t.Sequence[Row]
+    base: tuple[int, ...]
+    most: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Solution:
+    """``values`` of the variables (None: there is no solution, or none was found in time) and the ``cost`` per level.
+
+    ``bound`` is what no solution can be below; it equals the cost where ``optimal``.
+    """
+
+    values: tuple[int, ...] | None
+    cost: tuple[int, ...] | None
+    bound: tuple[int, ...] | None
+    optimal: bool
+
+
+class _Levels:
+    """The levels as one integer, in which the order of integers is the order of importance."""
+
+    def __init__(self, most: t.Sequence[int]) -> None:
+        self.most = tuple(most)
+        weights = [1]
+        reach = 0
+        for limit in reversed(self.most[1:]):
+            reach += weights[-1] * limit
+            weights.append((reach + 1) * _SLACK)
+        self.weights = tuple(reversed(weights))
+        rest = [0]
+        for weight, limit in zip(reversed(self.weights), reversed(self.most), strict=True):
+            rest.append(rest[-1] + weight * limit)
+        # below[k]: the most that the levels after k can add up to.
+        self.below = tuple(reversed(rest[:-1]))
+
+    def join(self, levels: t.Iterable[int]) -> int:
+        return sum(weight * level for weight, level in zip(self.weights, levels, strict=True))
+
+    def up(self, numerator: int, denominator: int) -> tuple[tuple[int, ...], int | None]:
+        """The smallest levels that are not below a fraction, and the level that had to be rounded up (None: none had to)."""
+        rest = -(-numerator // denominator)
+        levels = []
+        for index, (weight, below) in enumerate(zip(self.weights, self.below, strict=True)):
+            level, rest = divmod(rest, weight)
+            if rest > below:
+                return (*levels, level + 1, *(0,) * (len(self.weights) - index - 1)), index
+            levels.append(level)
+        return tuple(levels), None if numerator % denominator == 0 else len(levels) - 1
+
+
+class _Relaxation:
+    """A linear relaxation at an optimal (or, on the way, dual feasible) basis. Variables are columns, then one slack a row.
+
+    Each variable is kept as its distance from the bound it rests at: from ``low``, or where ``turned`` from ``high``. ``inverse``,
+    ``value``, ``reduced`` and ``objective`` are numerators over ``scale``.
+    """
+
+    __slots__ = ("basis", "cuts", "high", "inverse", "low", "objective", "place", "program", "reduced", "scale", "turned", "value")
+
+    def __init__(self, program: _Prepared) -> None:
+        columns, rows = program.count, len(program.bounds)
+        self.program = program
+        self.cuts: list[list[int]] = []
+        self.low = [0] * (columns + rows)
+        self.high: list[int | None] = [*program.upper, *(width for _, width in program.bounds)]
+        self.turned = [False] * (columns + rows)
+        self.basis = list(range(columns, columns + rows))
+        self.place = [-1] * columns + list(range(rows))
+        self.inverse = [[int(i == j) for j in range(rows)] for i in range(rows)]
+        self.value = [limit for limit, _ in program.bounds]
+        self.reduced = [*program.scalar, *[0] * rows]
+        self.objective = program.base
+        self.scale = 1
+
+    def copy(self) -> _Relaxation:
+        new = object.__new__(_Relaxation)
+        new.program, new.objective, new.scale = self.program, self.objective, self.scale
+        new.inverse = [row[:] for row in self.inverse]
+        new.cuts, new.low, new.high, new.turned = self.cuts[:], self.low[:], self.high[:], self.turned[:]
+        new.basis, new.place, new.value, new.reduced = self.basis[:], self.place[:], self.value[:], self.reduced[:]
+        return new
+
+    def _leaving(self, first: bool) -> int | None:
+        """The row of a basic variable outside its bounds (the furthest, or the first), turned so that it is below zero."""
+        worst, chosen, above = 0, None, False
+        for row, value in enumerate(self.value):
+            if value < 0:
+                distance, over = -value, False
+            else:
+                variable = self.basis[row]
+                high = self.high[variable]
+                if high is None:
+                    continue
+                distance, over = value - (high - self.low[variable]) * self.scale, True
+            if distance > worst:
+                worst, chosen, above = distance, row, over
+                if first:
+                    break
+        if chosen is not None and above:
+            variable = self.basis[chosen]
+            self.turned[variable] = not self.turned[variable]
+            self.inverse[chosen] = [-number for number in self.inverse[chosen]]
+            self.value[chosen] = -worst
+        return chosen
+
+    def _alpha(self, rho: list[int]) -> list[int]:
+        """The pivot row: ``rho`` times every column, in the variables' own directions."""
+        program = self.program
+        alpha = [0] * program.count
+        rows = len(program.sparse)
+        for row, factor in enumerate(rho):
+            if factor:
+                if row < rows:
+                    for column, number in program.sparse[row]:
+                        alpha[column] += factor * number
+                else:
+                    alpha = [a + factor * number for a, number in zip(alpha, self.cuts[row - rows], strict=True)]
+        alpha += rho
+        return alpha
+
+    def _column(self, variable: int) -> list[int]:
+        """A variable's column of the basis' coordinates, over ``scale``."""
+        program = self.program
+        if variable >= program.count:
+            row = variable - program.count
+            column = [line[row] for line in self.inverse]
+        else:
+            entries = list(program.entries[variable])
+            rows = len(program.sparse)
+            entries += [(rows + index, cut[variable]) for index, cut in enumerate(self.cuts) if cut[variable]]
+            column = [sum(line[row] * number for row, number in entries) for line in self.inverse]
+        return [-number for number in column] if self.turned[variable] else column
+
+    def solve(self, late: t.Callable[[], bool], stop: int | None = None) -> bool:
+        """Go to the optimum by the dual simplex method; False where there is no solution (or the objective reaches ``stop``)."""
+        steps = 0
+        while True:
+            steps += 1
+            # Bland's rule ends a cycle that the faster rule may run into.
+            row = self._leaving(steps > 50 + 20 * len(self.basis))
+            if row is None:
+                return True
+            if stop is not None and self.objective >= stop * self.scale:
+                return False
+            if late():
+                raise _LateError
+            rho = self.inverse[row]
+            alpha = self._alpha(rho)
+            entering, best, divisor = -1, 0, 1
+            for variable, number in enumerate(alpha):
+                if number and self.place[variable] < 0:
+                    if self.turned[variable]:
+                        alpha[variable] = number = -number
+                    if number < 0 and self.high[variable] != self.low[variable]:
+                        reduced = self.reduced[variable]
+                        if entering < 0 or reduced * divisor < best * -number:
+                            entering, best, divisor = variable, reduced, -number
+            if entering < 0:
+                return False
+            self._pivot(row, entering, alpha)
+
+    def _pivot(self, row: int, entering: int, alpha: list[int]) -> None:
+        column = self._column(entering)
+        scale, pivot = self.scale, -alpha[entering]
+        leaving = self.basis[row]
+        line, value = self.inverse[row], self.value[row]
+        for index, number in enumerate(column):
+            if index == row:
+                continue
+            if number:
+                other = self.inverse[index]
+                if scale == 1:
+                    self.inverse[index] = [number * a + pivot * b for a, b in zip(line, other, strict=True)]
+                else:
+                    self.inverse[index] = [(number * a + pivot * b) // scale for a, b in zip(line, other, strict=True)]
+                self.value[index] = (number * value + pivot * self.value[index]) // scale
+            elif pivot != scale:
+                self.inverse[index] = [pivot * b // scale for b in self.inverse[index]]
+                self.value[index] = pivot * self.value[index] // scale
+        self.inverse[row] = [-a for a in line]
+        self.value[row] = -value
+        first = self.reduced[entering]
+        place = self.place
+        self.objective = (self.objective * pivot - first * value) // scale
+        if first or pivot != scale:
+            self.reduced = [
+                (number * pivot + first * a) // scale if position < 0 else 0
+                for number, a, position in zip(self.reduced, alpha, place, strict=True)
+            ]
+        self.reduced[entering] = 0
+        self.reduced[leaving] = first
+        self.basis[row] = entering
+        place[entering], place[leaving] = row, -1
+        self.scale = pivot
+
+    def narrow(self, variable: int, low: int, high: int | None) -> None:
+        """New bounds of a basic variable; the point stays where it is and may now lie outside."""
+        row = self.place[variable]
+        if self.turned[variable]:
+            old, new = self.high[variable], high
+            assert old is not None and new is not None
+            self.value[row] += (new - old) * self.scale
+        else:
+            self.value[row] -= (low - self.low[variable]) * self.scale
+        self.low[variable], self.high[variable] = low, high
+
+    def cut(self, factors: list[int], low: int) -> None:
+        """Add the row ``sum of factors * columns >= low``."""
+        count = self.program.count
+        negated = [-number for number in factors]
+        limit = -low
+        # In the variables' own directions, measured from where they rest.
+        for variable, number in enumerate(negated):
+            if number:
+                if self.turned[variable]:
+                    high = self.high[variable]
+                    assert high is not None
+                    limit -= number * high
+                else:
+                    limit -= number * self.low[variable]
+        line = [0] * len(self.basis)
+        value = limit * self.scale
+        for row, variable in enumerate(self.basis):
+            number = negated[variable] if variable < count else 0
+            if number:
+                number = -number if self.turned[variable] else number
+                line = [a - number * b for a, b in zip(line, self.inverse[row], strict=True)]
+                value -= number * self.value[row]
+        for other in self.inverse:
+            other.append(0)
+        self.inverse.append([*line, self.scale])
+        self.value.append(value)
+        self.cuts.append(negated)
+        self.basis.append(len(self.low))
+        self.place.append(len(self.basis) - 1)
+        self.low.append(0)
+        self.high.append(None)
+        self.turned.append(False)
+        self.reduced.append(0)
+
+    def amounts(self) -> list[tuple[int, int]]:
+        """The columns that are basic, with their values as numerators over ``scale``."""
+        found = []
+        for row, variable in enumerate(self.basis):
+            if variable < self.program.count:
+                value = self.value[row]
+                if self.turned[variable]:
+                    high = self.high[variable]
+                    assert high is not None
+                    found.append((variable, high * self.scale - value))
+                else:
+                    found.append((variable, self.low[variable] * self.scale + value))
+        return found
+
+    def resting(self) -> list[int]:
+        """The values of all columns, basic ones as their floor."""
+        values = []
+        for variable in range(self.program.count):
+            at = self.high[variable] if self.turned[variable] else self.low[variable]
+            assert at is not None
+            values.append(at)
+        for variable, amount in self.amounts():
+            values[variable] = amount // self.scale
+        return values
+
+
+class _LateError(Exception):
+    """The time is up."""
+
+
+class _Prepared:
+    """A program in the form the relaxation computes with: rows as ``sum + slack = limit`` with ``0 <= slack <= width``."""
+
+    def __init__(self, program: Program) -> None:
+        self.levels = _Levels(program.most)
+        self.count = len(program.columns)
+        self.cost = [column.cost for column in program.columns]
+        self.scalar = [self.levels.join(column.cost) for column in program.columns]
+        self.upper = [column.upper for column in program.columns]
+        self.base_levels = program.base
+        self.base = self.levels.join(program.base)
+        self.bounds: list[tuple[int, int | None]] = []
+        signs = []
+        for row in program.rows:
+            if row.high is not None:
+                self.bounds.append((row.high, None if row.low is None else row.high - row.low))
+                signs.append(1)
+            else:
+                assert row.low is not None
+                self.bounds.append((-row.low, None))
+                signs.append(-1)
+        self.entries = [[(row, signs[row] * number) for row, number in column.factors.items() if number] for column in program.columns]
+        self.sparse: list[list[tuple[int, int]]] = [[] for _ in program.rows]
+        for index, entries in enumerate(self.entries):
+            for row, number in entries:
+                self.sparse[row].append((index, number))
+
+    def price(self, values: t.Sequence[int]) -> tuple[int, ...]:
+        """The cost of values, per level."""
+        total = list(self.base_levels)
+        for amount, cost in zip(values, self.cost, strict=True):
+            if amount:
+                for level, number in enumerate(cost):
+                    total[level] += amount * number
+        return tuple(total)
+
+
+class _Search:
+    """Branch and bound, depth first. ``least`` is what no solution's cost is below.
+
+    Where a bound of a part of the tree says that a level has to be rounded up, the rounded level becomes a row of that part. It holds
+    for solutions that begin like the bound. Where the best solution so far begins so, too, all better ones do, and nothing is lost.
+    """
+
+    def __init__(self, prepared: _Prepared, late: t.Callable[[], bool]) -> None:
+        self.prepared = prepared
+        self.late = late
+        self.least: tuple[int, ...] = (0,) * len(prepared.levels.most)
+        self.best: tuple[int, ...] | None = None
+        self.best_cost: tuple[int, ...] | None = None
+        self.ceiling: int | None = None
+
+    def offer(self, values: t.Sequence[int]) -> None:
+        """Keep a solution if it is better than the best so far."""
+        cost = self.prepared.price(values)
+        scalar = self.prepared.levels.join(cost)
+        if self.ceiling is None or scalar < self.ceiling:
+            self.best, self.best_cost, self.ceiling = tuple(values), cost, scalar
+
+    def run(self) -> None:
+        """Find the best solution. Raises _LateError when the time is up; ``best`` and ``least`` hold what is known by then."""
+        root = _Relaxation(self.prepared)
+        if not root.solve(self.late, self.ceiling):
+            return
+        self.least, _ = self.prepared.levels.up(root.objective, root.scale)
+        if not self._guess(root.copy()):
+            self._branch(root)
+
+    def _guess(self, node: _Relaxation) -> bool:
+        """Look for a good solution by taking each rounded bound for true; whether that proved it best."""
+        levels = self.prepared.levels
+        assumed: list[tuple[int, ...]] = []
+        while True:
+            bound, level = levels.up(node.objective, node.scale)
+            if level is None or bound[:level] in assumed:
+                break
+            assumed.append(bound[:level])
+            self._row(node, level, bound[level])
+            if not node.solve(self.late, self.ceiling):
+                return False
+        self._branch(node, _DIVE)
+        if self.best_cost is None or any(self.best_cost[: len(beginning)] != beginning for beginning in assumed):
+            return False
+        self.least = bound
+        return self.best_cost <= bound
+
+    def _row(self, relaxation: _Relaxation, level: int, low: int) -> None:
+        relaxation.cut([cost[level] for cost in self.prepared.cost], low - self.prepared.base_levels[level])
+
+    def _branch(self, start: _Relaxation, limit: int | None = None) -> None:
+        """Look through what is below a solved relaxation: all of it, or until a solution is found or ``limit`` nodes were seen."""
+        stack = [start]
+        nodes = 0
+        while stack:
+            node = stack.pop()
+            nodes += 1
+            if not self._tighten(node):
+                continue
+            if nodes == limit:
+                return
+            chosen, most, floor = -1, 0, 0
+            for variable, amount in node.amounts():
+                part = amount % node.scale
+                if part > most:
+                    chosen, most, floor = variable, part, amount // node.scale
+            if chosen < 0:
+                self.offer(node.resting())
+                if limit is not None:
+                    return
+                continue
+            low, high = node.low[chosen], node.high[chosen]
+            down = node.copy()
+            down.narrow(chosen, low, floor)
+            node.narrow(chosen, floor + 1, high)
+            stack += [down, node]
+
+    def _tighten(self, node: _Relaxation) -> bool:
+        """Solve a node; whether something better than the best can be below it."""
+        levels = self.prepared.levels
+        last: tuple[int, ...] | None = None
+        while True:
+            if not node.solve(self.late, self.ceiling):
+                return False
+            bound, level = levels.up(node.objective, node.scale)
+            if self.ceiling is None or self.best_cost is None:
+                return True
+            if levels.join(bound) >= self.ceiling:
+                return False
+            if level is None or self.best_cost[:level] != bound[:level] or bound == last:
+                return True
+            last = bound
+            self._row(node, level, bound[level])
+
+
+def solve(
+    program: Program,
+    late: t.Callable[[], bool] = lambda: False,
+    known: t.Sequence[int] | None = None,
+    below: tuple[int, ...] | None = None,
+) -> Solution:
+    """The cheapest solution of a program, level by level.
+
+    ``late`` is asked now and then and ends the search: the best so far is returned, with the bound that was proven. ``known`` are the
+    values of a solution to start from, ``below`` a cost that a solution has to be cheaper than to be of interest.
+    """
+    search = _Search(_Prepared(program), late)
+    if below is not None:
+        search.best_cost, search.ceiling = below, search.prepared.levels.join(below)
+    if known is not None:
+        search.offer(known)
+    optimal = True
+    try:
+        search.run()
+    except _LateError:
+        optimal = search.best_cost is not None and search.best_cost <= search.least
+    cost = None if search.best is None else search.best_cost
+    return Solution(search.best, cost, cost if optimal else search.least, optimal)
