@@ -9,14 +9,20 @@ means 16, and says something about the next level only once that is a row of the
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing as t
 
-# A level's weight exceeds all that the levels below can add up to by this factor: a fraction of a level above 1/64 can be
+# A level's weight exceeds all that the levels below can add up to by this factor: a fraction of a level above 1/65536 can be
 # rounded up whatever the levels below do.
-_SLACK = 64
+_SLACK = 1 << 16
 
 # How far the search for a first good solution goes.
 _DIVE = 200
+
+# Gomory's cuts: how many a round, how many rounds without a gain, and how large the determinant of the basis may become.
+_CUTS = 3
+_PATIENCE = 3
+_SCALE = 1 << 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,13 +74,13 @@ class Solution:
 class _Levels:
     """The levels as one integer, in which the order of integers is the order of importance."""
 
-    def __init__(self, most: t.Sequence[int]) -> None:
+    def __init__(self, most: t.Sequence[int], live: t.Sequence[bool]) -> None:
         self.most = tuple(most)
         weights = [1]
         reach = 0
-        for limit in reversed(self.most[1:]):
+        for limit, used in zip(reversed(self.most[1:]), reversed(live[1:]), strict=True):
             reach += weights[-1] * limit
-            weights.append((reach + 1) * _SLACK)
+            weights.append((reach + 1) * (_SLACK if used else 1))
         self.weights = tuple(reversed(weights))
         rest = [0]
         for weight, limit in zip(reversed(self.weights), reversed(self.most), strict=True):
@@ -104,12 +110,13 @@ class _Relaxation:
     ``value``, ``reduced`` and ``objective`` are numerators over ``scale``.
     """
 
-    __slots__ = ("basis", "cuts", "high", "inverse", "low", "objective", "place", "program", "reduced", "scale", "turned", "value")
+    __slots__ = ("basis", "cuts", "high", "inverse", "limits", "low", "objective", "place", "program", "reduced", "scale", "turned", "value")
 
     def __init__(self, program: _Prepared) -> None:
         columns, rows = program.count, len(program.bounds)
         self.program = program
         self.cuts: list[list[int]] = []
+        self.limits = [limit for limit, _ in program.bounds]
         self.low = [0] * (columns + rows)
         self.high: list[int | None] = [*program.upper, *(width for _, width in program.bounds)]
         self.turned = [False] * (columns + rows)
@@ -125,6 +132,7 @@ class _Relaxation:
         new = object.__new__(_Relaxation)
         new.program, new.objective, new.scale = self.program, self.objective, self.scale
         new.inverse = [row[:] for row in self.inverse]
+        new.limits = self.limits[:]
         new.cuts, new.low, new.high, new.turned = self.cuts[:], self.low[:], self.high[:], self.turned[:]
         new.basis, new.place, new.value, new.reduced = self.basis[:], self.place[:], self.value[:], self.reduced[:]
         return new
@@ -258,6 +266,7 @@ class _Relaxation:
         count = self.program.count
         negated = [-number for number in factors]
         limit = -low
+        self.limits.append(limit)
         # In the variables' own directions, measured from where they rest.
         for variable, number in enumerate(negated):
             if number:
@@ -287,6 +296,62 @@ class _Relaxation:
         self.turned.append(False)
         self.reduced.append(0)
 
+    def gomory(self, row: int) -> bool:
+        """Add Gomory's cut of a basic variable that is not whole: no solution in whole numbers is lost."""
+        scale, program = self.scale, self.program
+        low = self.value[row] % scale
+        alpha = self._alpha(self.inverse[row])
+        factors = [0] * program.count
+        for variable, number in enumerate(alpha):
+            if self.place[variable] >= 0 or self.low[variable] == self.high[variable]:
+                continue
+            factor = (-number if self.turned[variable] else number) % scale
+            if not factor:
+                continue
+            if self.turned[variable]:
+                high = self.high[variable]
+                assert high is not None
+                low -= factor * high
+                factor = -factor
+            else:
+                low += factor * self.low[variable]
+            if variable < program.count:
+                factors[variable] += factor
+                continue
+            # A slack is its row's limit less the row.
+            slack = variable - program.count
+            low -= factor * self.limits[slack]
+            if slack < len(program.sparse):
+                for column, entry in program.sparse[slack]:
+                    factors[column] -= factor * entry
+            else:
+                factors = [a - factor * entry for a, entry in zip(factors, self.cuts[slack - len(program.sparse)], strict=True)]
+        common = math.gcd(*factors)
+        if not common:
+            return False
+        self.cut([number // common for number in factors], -(-low // common))
+        return True
+
+    def purge(self) -> None:
+        """Drop the cuts that the optimum does not touch."""
+        fixed = len(self.program.sparse)
+        for cut in range(len(self.cuts) - 1, -1, -1):
+            row = fixed + cut
+            slack = self.program.count + row
+            at = self.place[slack]
+            if at < 0:
+                continue
+            for each in (self.inverse, self.value, self.basis):
+                del each[at]
+            for line in self.inverse:
+                del line[row]
+            del self.cuts[cut], self.limits[row]
+            for by_variable in (self.low, self.high, self.turned, self.reduced, self.place):
+                del by_variable[slack]
+            self.basis = [variable - int(variable > slack) for variable in self.basis]
+            for index, variable in enumerate(self.basis):
+                self.place[variable] = index
+
     def amounts(self) -> list[tuple[int, int]]:
         """The columns that are basic, with their values as numerators over ``scale``."""
         found = []
@@ -301,13 +366,15 @@ class _Relaxation:
                     found.append((variable, self.low[variable] * self.scale + value))
         return found
 
+    def at(self, variable: int) -> int:
+        """The bound at which a variable rests that is not basic."""
+        bound = self.high[variable] if self.turned[variable] else self.low[variable]
+        assert bound is not None
+        return bound
+
     def resting(self) -> list[int]:
         """The values of all columns, basic ones as their floor."""
-        values = []
-        for variable in range(self.program.count):
-            at = self.high[variable] if self.turned[variable] else self.low[variable]
-            assert at is not None
-            values.append(at)
+        values = [0 if self.place[variable] >= 0 else self.at(variable) for variable in range(self.program.count)]
         for variable, amount in self.amounts():
             values[variable] = amount // self.scale
         return values
@@ -321,11 +388,18 @@ class _Prepared:
     """A program in the form the relaxation computes with: rows as ``sum + slack = limit`` with ``0 <= slack <= width``."""
 
     def __init__(self, program: Program) -> None:
-        self.levels = _Levels(program.most)
+        # A level that no column changes is left out of the comparison.
+        live = [any(column.cost[level] for column in program.columns) for level in range(len(program.base))]
+        self.levels = _Levels([limit if used else number for limit, used, number in zip(program.most, live, program.base, strict=True)], live)
         self.count = len(program.columns)
         self.cost = [column.cost for column in program.columns]
         self.scalar = [self.levels.join(column.cost) for column in program.columns]
         self.upper = [column.upper for column in program.columns]
+        kinds: dict[tuple[int, ...], int] = {}
+        self.kind = [kinds.setdefault(column.cost[:-1], len(kinds)) for column in program.columns]
+        self.members: list[list[int]] = [[] for _ in kinds]
+        for index, kind in enumerate(self.kind):
+            self.members[kind].append(index)
         self.base_levels = program.base
         self.base = self.levels.join(program.base)
         self.bounds: list[tuple[int, int | None]] = []
@@ -382,8 +456,31 @@ class _Search:
         if not root.solve(self.late, self.ceiling):
             return
         self.least, _ = self.prepared.levels.up(root.objective, root.scale)
-        if not self._guess(root.copy()):
+        if self._guess(root.copy()) or not self._tighten(root):
+            return
+        root = self._cut(root)
+        if root is not None:
             self._branch(root)
+
+    def _cut(self, node: _Relaxation) -> _Relaxation | None:
+        """Strengthen a solved relaxation by rounds of Gomory's cuts while that helps; None where nothing better can be below it."""
+        idle = 0
+        while idle < _PATIENCE:
+            rows = [row for row, value in enumerate(node.value) if value % node.scale and node.basis[row] < self.prepared.count]
+            if not rows:
+                break
+            rows.sort(key=lambda row: abs(2 * (node.value[row] % node.scale) - node.scale))
+            stronger = node.copy()
+            for row in rows[:_CUTS]:
+                stronger.gomory(row)
+            if not self._tighten(stronger):
+                return None
+            stronger.purge()
+            if stronger.scale > _SCALE:
+                break
+            idle = idle + 1 if stronger.objective * node.scale == node.objective * stronger.scale else 0
+            node = stronger
+        return node
 
     def _guess(self, node: _Relaxation) -> bool:
         """Look for a good solution by taking each rounded bound for true; whether that proved it best."""
@@ -417,21 +514,50 @@ class _Search:
                 continue
             if nodes == limit:
                 return
-            chosen, most, floor = -1, 0, 0
-            for variable, amount in node.amounts():
-                part = amount % node.scale
-                if part > most:
-                    chosen, most, floor = variable, part, amount // node.scale
-            if chosen < 0:
+            if not self._split(node, stack):
                 self.offer(node.resting())
                 if limit is not None:
                     return
-                continue
-            low, high = node.low[chosen], node.high[chosen]
+
+    def _split(self, node: _Relaxation, stack: list[_Relaxation]) -> bool:
+        """Push the two halves of a node, the one to look at first on top; False where all is whole already.
+
+        How many of the columns of one cost there are is settled before how many of each: once those sums are whole, so is the cost,
+        and what is left is whether there is a solution at all.
+        """
+        scale = node.scale
+        amounts = node.amounts()
+        sums: dict[int, int] = {}
+        for variable, amount in amounts:
+            part = amount % scale
+            if part:
+                kind = self.prepared.kind[variable]
+                sums[kind] = (sums.get(kind, 0) + part) % scale
+        kind, part = max(sums.items(), key=lambda item: item[1], default=(0, 0))
+        if part:
+            members = self.prepared.members[kind]
+            total = sum(amount for variable, amount in amounts if self.prepared.kind[variable] == kind)
+            total += scale * sum(node.at(variable) for variable in members if node.place[variable] < 0)
+            floor = total // scale
             down = node.copy()
-            down.narrow(chosen, low, floor)
-            node.narrow(chosen, floor + 1, high)
+            factors = [int(each == kind) for each in self.prepared.kind]
+            down.cut([-number for number in factors], -floor)
+            node.cut(factors, floor + 1)
             stack += [down, node]
+            return True
+        chosen, most, floor = -1, 0, 0
+        for variable, amount in amounts:
+            part = amount % scale
+            if part > most:
+                chosen, most, floor = variable, part, amount // scale
+        if chosen < 0:
+            return False
+        low, high = node.low[chosen], node.high[chosen]
+        down = node.copy()
+        down.narrow(chosen, low, floor)
+        node.narrow(chosen, floor + 1, high)
+        stack += [down, node]
+        return True
 
     def _tighten(self, node: _Relaxation) -> bool:
         """Solve a node; whether something better than the best can be below it."""
