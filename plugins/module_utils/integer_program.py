@@ -76,6 +76,8 @@ class _Levels:
 
     def __init__(self, most: t.Sequence[int], live: t.Sequence[bool]) -> None:
         self.most = tuple(most)
+        # Below the last live level there is nothing, so that its weight is one and a fraction of it is rounded up.
+        self.last = max((level for level, used in enumerate(live) if used), default=0)
         weights = [1]
         reach = 0
         for limit, used in zip(reversed(self.most[1:]), reversed(live[1:]), strict=True):
@@ -100,7 +102,7 @@ class _Levels:
             if rest > below:
                 return (*levels, level + 1, *(0,) * (len(self.weights) - index - 1)), index
             levels.append(level)
-        return tuple(levels), None if numerator % denominator == 0 else len(levels) - 1
+        return tuple(levels), None if numerator % denominator == 0 else self.last
 
 
 class _Relaxation:
@@ -456,11 +458,17 @@ class _Search:
         if not root.solve(self.late, self.ceiling):
             return
         self.least, _ = self.prepared.levels.up(root.objective, root.scale)
-        if self._guess(root.copy()) or not self._tighten(root):
+        if self._guess(root.copy(), False):
             return
-        root = self._cut(root)
-        if root is not None:
-            self._branch(root)
+        # What the cuts leave of the relaxation is a better guide to good solutions, and better solutions allow stronger cuts.
+        found = None
+        while found != self.ceiling:
+            found = self.ceiling
+            cut = self._cut(root) if self._tighten(root) else None
+            if cut is None or self._guess(cut.copy(), True):
+                return
+            root = cut
+        self._branch(root)
 
     def _cut(self, node: _Relaxation) -> _Relaxation | None:
         """Strengthen a solved relaxation by rounds of Gomory's cuts while that helps; None where nothing better can be below it."""
@@ -482,7 +490,7 @@ class _Search:
             node = stronger
         return node
 
-    def _guess(self, node: _Relaxation) -> bool:
+    def _guess(self, node: _Relaxation, cuts: bool) -> bool:
         """Look for a good solution by taking each rounded bound for true; whether that proved it best."""
         levels = self.prepared.levels
         assumed: list[tuple[int, ...]] = []
@@ -494,6 +502,11 @@ class _Search:
             self._row(node, level, bound[level])
             if not node.solve(self.late, self.ceiling):
                 return False
+        if cuts:
+            cut = self._cut(node)
+            if cut is None:
+                return False
+            node = cut
         self._branch(node, _DIVE)
         if self.best_cost is None or any(self.best_cost[: len(beginning)] != beginning for beginning in assumed):
             return False

@@ -734,7 +734,7 @@ class _Fleet:
             counted = tuple(name for name in names if name in _shape(gpu.model).by_name)
             creatable = frozenset(name for name in counted if (name, which) in case.creatable)
             options = _options(_shape(gpu.model), self.state(gpu, frozen), counted, creatable)
-            group = _grouped(which, options)
+            group = _grouped(which, options, frozen or not self.idle)
             members.setdefault(group, []).append((at, options))
             program.rest(which, counted, options[0])
         for group, gpus in members.items():
@@ -804,14 +804,16 @@ def _largest(counts: t.Iterable[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]
 
 
 @functools.lru_cache(maxsize=4096)
-def _grouped(which: str, options: tuple[_Option, ...]) -> _Group:
+def _grouped(which: str, options: tuple[_Option, ...], as_wanted: bool) -> _Group:
+    """``as_wanted``: nothing is destroyed, so that how many are created is no choice and need not be compared."""
     rest = options[0]
+    compared = len(LEVELS) - int(as_wanted)
     return _Group(
         which,
         tuple(
             (
                 tuple(a - b for a, b in zip(option.counts, rest.counts, strict=True)),
-                tuple(a - b for a, b in zip(option.cost, rest.cost, strict=True)),
+                tuple(a - b if level < compared else 0 for level, (a, b) in enumerate(zip(option.cost, rest.cost, strict=True))),
             )
             for option in options[1:]
         ),
