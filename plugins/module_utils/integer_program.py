@@ -19,7 +19,7 @@ _SLACK = 1 << 16
 # How far the search for a first good solution goes.
 _DIVE = 200
 
-# Gomory's cuts: how many a round, how many rounds without a gain, and how large the determinant of the basis may become.
+# Gomory's cuts: how many a round, how many rounds without a gain (and four times that in all), and how large the determinant of the basis may become.
 _CUTS = 3
 _PATIENCE = 3
 _SCALE = 1 << 24
@@ -334,6 +334,16 @@ class _Relaxation:
         self.cut([number // common for number in factors], -(-low // common))
         return True
 
+    def fix(self, ceiling: int) -> None:
+        """Hold the variables where they rest of which one step away would cost as much as ``ceiling``."""
+        spare = ceiling * self.scale - self.objective
+        for variable, cost in enumerate(self.reduced):
+            if cost >= spare and self.place[variable] < 0:
+                if self.turned[variable]:
+                    self.low[variable] = self.at(variable)
+                else:
+                    self.high[variable] = self.low[variable]
+
     def purge(self) -> None:
         """Drop the cuts that the optimum does not touch."""
         fixed = len(self.program.sparse)
@@ -397,11 +407,8 @@ class _Prepared:
         self.cost = [column.cost for column in program.columns]
         self.scalar = [self.levels.join(column.cost) for column in program.columns]
         self.upper = [column.upper for column in program.columns]
-        kinds: dict[tuple[int, ...], int] = {}
-        self.kind = [kinds.setdefault(column.cost[:-1], len(kinds)) for column in program.columns]
-        self.members: list[list[int]] = [[] for _ in kinds]
-        for index, kind in enumerate(self.kind):
-            self.members[kind].append(index)
+        # For each level that matters, the least important first: the columns by what they cost there.
+        self.kinds: list[list[int]] = [[cost[level] for cost in self.cost] for level in reversed(range(len(program.base))) if live[level]]
         self.base_levels = program.base
         self.base = self.levels.join(program.base)
         self.bounds: list[tuple[int, int | None]] = []
@@ -470,10 +477,10 @@ class _Search:
             root = cut
         self._branch(root)
 
-    def _cut(self, node: _Relaxation) -> _Relaxation | None:
+    def _cut(self, node: _Relaxation, patience: int = _PATIENCE) -> _Relaxation | None:
         """Strengthen a solved relaxation by rounds of Gomory's cuts while that helps; None where nothing better can be below it."""
         idle = 0
-        while idle < _PATIENCE:
+        for _ in range(4 * patience):
             rows = [row for row, value in enumerate(node.value) if value % node.scale and node.basis[row] < self.prepared.count]
             if not rows:
                 break
@@ -484,10 +491,14 @@ class _Search:
             if not self._tighten(stronger):
                 return None
             stronger.purge()
+            if self.ceiling is not None:
+                stronger.fix(self.ceiling)
             if stronger.scale > _SCALE:
                 break
             idle = idle + 1 if stronger.objective * node.scale == node.objective * stronger.scale else 0
             node = stronger
+            if idle == patience:
+                break
         return node
 
     def _guess(self, node: _Relaxation, cuts: bool) -> bool:
@@ -527,6 +538,11 @@ class _Search:
                 continue
             if nodes == limit:
                 return
+            if limit is None:
+                cut = self._cut(node, 1)
+                if cut is None:
+                    continue
+                node = cut
             if not self._split(node, stack):
                 self.offer(node.resting())
                 if limit is not None:
@@ -540,20 +556,19 @@ class _Search:
         """
         scale = node.scale
         amounts = node.amounts()
-        sums: dict[int, int] = {}
-        for variable, amount in amounts:
-            part = amount % scale
-            if part:
-                kind = self.prepared.kind[variable]
-                sums[kind] = (sums.get(kind, 0) + part) % scale
-        kind, part = max(sums.items(), key=lambda item: item[1], default=(0, 0))
-        if part:
-            members = self.prepared.members[kind]
-            total = sum(amount for variable, amount in amounts if self.prepared.kind[variable] == kind)
-            total += scale * sum(node.at(variable) for variable in members if node.place[variable] < 0)
+        for kinds in self.prepared.kinds:
+            sums: dict[int, int] = {}
+            for variable, amount in amounts:
+                if amount % scale:
+                    sums[kinds[variable]] = (sums.get(kinds[variable], 0) + amount) % scale
+            kind, part = max(sums.items(), key=lambda item: item[1], default=(0, 0))
+            if not part:
+                continue
+            factors = [int(each == kind) for each in kinds]
+            total = sum(amount for variable, amount in amounts if factors[variable])
+            total += scale * sum(node.at(variable) for variable, used in enumerate(factors) if used and node.place[variable] < 0)
             floor = total // scale
             down = node.copy()
-            factors = [int(each == kind) for each in self.prepared.kind]
             down.cut([-number for number in factors], -floor)
             node.cut(factors, floor + 1)
             stack += [down, node]
