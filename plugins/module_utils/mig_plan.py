@@ -558,9 +558,10 @@ class _Case:
 
 @dataclasses.dataclass(frozen=True)
 class _Group:
-    """GPUs that have the same ends at the same cost: each end's counts and cost relative to the cheapest one."""
+    """GPUs that have the same ends at the same cost: each end's counts (of ``counted`` profiles) and cost beyond the cheapest one."""
 
     model: str
+    counted: tuple[str, ...]
     steps: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
 
 
@@ -722,7 +723,7 @@ class _Fleet:
         families = self.families(counts)
         names = [family.name for family in families]
         may_lack = not frozen and given_up is None
-        program = _Rows(self, families, case)
+        program = _Rows(self, families, case, self.existing if frozen else self.protected)
         given = given_up or (0,) * len(counts)
         program.base[0] += sum(given)
         members: dict[_Group, list[tuple[int, tuple[_Option, ...]]]] = {}
@@ -734,12 +735,11 @@ class _Fleet:
             counted = tuple(name for name in names if name in _shape(gpu.model).by_name)
             creatable = frozenset(name for name in counted if (name, which) in case.creatable)
             options = _options(_shape(gpu.model), self.state(gpu, frozen), counted, creatable)
-            group = _grouped(which, options, frozen or not self.idle)
+            group = _grouped(which, counted, options, frozen or not self.idle)
             members.setdefault(group, []).append((at, options))
             program.rest(which, counted, options[0])
         for group, gpus in members.items():
-            counted = tuple(name for name in names if name in _shape(self.gpus[gpus[0][0]].model).by_name)
-            program.group(group, counted, len(gpus))
+            program.group(group, len(gpus))
         if may_lack:
             for at, (request, count) in enumerate(zip(self.requests, counts, strict=True)):
                 if count:
@@ -756,7 +756,8 @@ class _Fleet:
             # The first GPUs are changed, the last stay.
             ends += [0] * (len(gpus) - len(ends))
             for (at, options), end in zip(gpus, ends, strict=True):
-                places[at] = options[end].places
+                still = [(each.profile, each.start) for each in self.gpus[at].instances if frozen or self.stays(each)]
+                places[at] = (*still, *options[end].places)
         lacking = list(given)
         for at, count in enumerate(counts):
             if may_lack and count:
@@ -772,20 +773,20 @@ class _Fleet:
         families = self.families(counts)
         names = [family.name for family in families]
         everywhere = frozenset(kind for name in names for kind in self.kinds(name))
-        program = _Rows(self, families, _Case({}, {}, everywhere), len(counts) + 1)
-        members: dict[tuple[str, tuple[tuple[int, ...], ...]], int] = {}
+        program = _Rows(self, families, _Case({}, {}, everywhere), self.protected, len(counts) + 1)
+        members: dict[_Group, int] = {}
+        free = (0,) * (len(counts) + 1)
         for at in self.open:
             gpu = self.gpus[at]
             counted = tuple(name for name in names if name in _shape(gpu.model).by_name)
             options = _options(_shape(gpu.model), self.state(gpu, False), counted, frozenset(counted))
             most = _largest({option.counts for option in options})
-            program.rest(gpu.model.name, counted, _Option(most[0], (0,) * (len(counts) + 1), ()))
-            members[gpu.model.name, most] = members.get((gpu.model.name, most), 0) + 1
-        for (which, most), size in members.items():
-            counted = tuple(name for name in names if any(kind == (name, which) for kind in self.kinds(name)))
-            zero = (0,) * (len(counts) + 1)
-            steps = tuple((tuple(a - b for a, b in zip(each, most[0], strict=True)), zero) for each in most[1:])
-            program.group(_Group(which, steps), counted, size)
+            program.rest(gpu.model.name, counted, _Option(most[0], free, ()))
+            steps = tuple((tuple(a - b for a, b in zip(each, most[0], strict=True)), free) for each in most[1:])
+            group = _Group(gpu.model.name, counted, steps)
+            members[group] = members.get(group, 0) + 1
+        for group, size in members.items():
+            program.group(group, size)
         for at, (request, count) in enumerate(zip(self.requests, counts, strict=True)):
             if count:
                 program.lack(at, self.names[at], request.model, count, at + 1)
@@ -804,12 +805,13 @@ def _largest(counts: t.Iterable[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]
 
 
 @functools.lru_cache(maxsize=4096)
-def _grouped(which: str, options: tuple[_Option, ...], as_wanted: bool) -> _Group:
+def _grouped(which: str, counted: tuple[str, ...], options: tuple[_Option, ...], as_wanted: bool) -> _Group:
     """``as_wanted``: nothing is destroyed, so that how many are created is no choice and need not be compared."""
     rest = options[0]
     compared = len(LEVELS) - int(as_wanted)
     return _Group(
         which,
+        counted,
         tuple(
             (
                 tuple(a - b for a, b in zip(option.counts, rest.counts, strict=True)),
@@ -823,7 +825,9 @@ def _grouped(which: str, options: tuple[_Option, ...], as_wanted: bool) -> _Grou
 class _Rows:
     """An integer program under construction: how many GPUs of a group take which end, and how many instances are lacking."""
 
-    def __init__(self, fleet: _Fleet, families: t.Sequence[_Family], case: _Case, levels: int = len(LEVELS)) -> None:
+    def __init__(
+        self, fleet: _Fleet, families: t.Sequence[_Family], case: _Case, stay: t.Mapping[tuple[str, str], int], levels: int = len(LEVELS)
+    ) -> None:
         self.fleet = fleet
         self.columns: list[integer_program.Column] = []
         self.base = [0] * levels
@@ -833,7 +837,7 @@ class _Rows:
         self.low: list[int] = []
         self.high: list[int | None] = []
         for family in families:
-            there = {kind[1]: fleet.protected.get(kind, 0) for kind in fleet.kinds(family.name)}
+            there = {kind[1]: stay.get(kind, 0) for kind in fleet.kinds(family.name)}
             self._row((family.name, None), family.total, case.most.get(family.name), sum(there.values()))
             for which, number in there.items():
                 wanted, most = family.pinned.get(which, 0), case.most_on.get((family.name, which))
@@ -865,14 +869,14 @@ class _Rows:
         for level, number in enumerate(option.cost):
             self.base[level] += number
 
-    def group(self, group: _Group, counted: t.Sequence[str], size: int) -> None:
+    def group(self, group: _Group, size: int) -> None:
         """Add the other ends of GPUs that are alike."""
         if not group.steps:
             return
         row = len(self.of) + len(self.sizes)
         self.sizes.append(size)
         for counts, cost in group.steps:
-            self.columns.append(integer_program.Column(cost, {**self._factors(group.model, counted, counts), row: 1}))
+            self.columns.append(integer_program.Column(cost, {**self._factors(group.model, group.counted, counts), row: 1}))
 
     def lack(self, at: int, name: str, which: str | None, count: int, level: int | None = None) -> None:
         """Allow a request to be short."""
@@ -975,9 +979,8 @@ def plan(
     choice = _best(fleet)
     changes = []
     for at, gpu in enumerate(gpus):
-        layout = [instance.placement for instance in gpu.instances if at not in choice.places or fleet.stays(instance)]
-        layout += [Placement(start, name) for name, start in choice.places.get(at, ())]
-        changes.append(_change(gpu, layout))
+        places = choice.places.get(at)
+        changes.append(_change(gpu, [each.placement for each in gpu.instances] if places is None else [Placement(start, name) for name, start in places]))
     objective = _objective(changes, sum(choice.missing))
     # GPUs that could not be changed are not in the costs that were compared.
     bound = tuple(total - cost + least for total, cost, least in zip(objective, choice.cost, choice.bound, strict=True))
