@@ -19,7 +19,8 @@ _SLACK = 1 << 16
 # How far the search for a first good solution goes.
 _DIVE = 200
 
-# Gomory's cuts: how many a round, how many rounds without a gain (and four times that in all), and how large the determinant of the basis may become.
+# Gomory's cuts: how many a round, how many rounds without a gain (and four times that in all), and how large the determinant of
+# the basis may become.
 _CUTS = 3
 _PATIENCE = 3
 _SCALE = 1 << 24
@@ -96,7 +97,7 @@ class _Levels:
     def up(self, numerator: int, denominator: int) -> tuple[tuple[int, ...], int | None]:
         """The smallest levels that are not below a fraction, and the level that had to be rounded up (None: none had to)."""
         rest = -(-numerator // denominator)
-        levels = []
+        levels: list[int] = []
         for index, (weight, below) in enumerate(zip(self.weights, self.below, strict=True)):
             level, rest = divmod(rest, weight)
             if rest > below:
@@ -112,7 +113,21 @@ class _Relaxation:
     ``value``, ``reduced`` and ``objective`` are numerators over ``scale``.
     """
 
-    __slots__ = ("basis", "cuts", "high", "inverse", "limits", "low", "objective", "place", "program", "reduced", "scale", "turned", "value")
+    __slots__ = (
+        "basis",
+        "cuts",
+        "high",
+        "inverse",
+        "limits",
+        "low",
+        "objective",
+        "place",
+        "program",
+        "reduced",
+        "scale",
+        "turned",
+        "value",
+    )
 
     def __init__(self, program: _Prepared) -> None:
         columns, rows = program.count, len(program.bounds)
@@ -402,7 +417,8 @@ class _Prepared:
     def __init__(self, program: Program) -> None:
         # A level that no column changes is left out of the comparison.
         live = [any(column.cost[level] for column in program.columns) for level in range(len(program.base))]
-        self.levels = _Levels([limit if used else number for limit, used, number in zip(program.most, live, program.base, strict=True)], live)
+        most = [limit if used else number for limit, used, number in zip(program.most, live, program.base, strict=True)]
+        self.levels = _Levels(most, live)
         self.count = len(program.columns)
         self.cost = [column.cost for column in program.columns]
         self.scalar = [self.levels.join(column.cost) for column in program.columns]
@@ -423,9 +439,9 @@ class _Prepared:
                 signs.append(-1)
         self.entries = [[(row, signs[row] * number) for row, number in column.factors.items() if number] for column in program.columns]
         self.sparse: list[list[tuple[int, int]]] = [[] for _ in program.rows]
-        for index, entries in enumerate(self.entries):
-            for row, number in entries:
-                self.sparse[row].append((index, number))
+        for column, entries in enumerate(self.entries):
+            for at, number in entries:
+                self.sparse[at].append((column, number))
 
     def price(self, values: t.Sequence[int]) -> tuple[int, ...]:
         """The cost of values, per level."""

@@ -53,7 +53,7 @@ class Profile:
             raise ValueError(f"{name!r} is not a MIG profile: write it as nvidia-smi does, such as 1g.10gb or 1g.10gb+me")
         begin = tuple(sorted(set(starts)))
         if max_count < 1 or slots < 1 or not begin or begin[0] < 0:
-            raise ValueError(f"profile {text}: {max_count} at most, of {slots} memory slots, starting at {list(begin)}, is not a driver's line")
+            raise ValueError(f"profile {text}: at most {max_count}, of {slots} memory slots, at {list(begin)}, is not a driver's line")
         return cls(text, slots, int(match["compute"]), max_count, begin, driver_id)
 
 
@@ -83,6 +83,10 @@ class Model:
     profiles: tuple[Profile, ...]
     needs_reset: bool = False
     inferred: bool = False
+
+    def __hash__(self) -> int:
+        # Models are keys of caches; hashing every profile would cost more than what is cached.
+        return hash((self.name, self.slots, self.compute, len(self.profiles)))
 
     def profile(self, name: str) -> Profile:
         """The profile of a name, or of a name that a driver rounded otherwise (by table). Raises ValueError with what there is."""
@@ -242,7 +246,8 @@ def model(device_id_or_name: int | str) -> Model:
             "or give the profiles that its driver lists"
         )
     near = _nearest(str(device_id_or_name), list(_BY_NAME))
-    raise ValueError(f"{device_id_or_name!r} is not a GPU model with MIG{near}: write one of {', '.join(_BY_NAME)}, or a device id such as 0x2330")
+    legal_names = f"one of {', '.join(_BY_NAME)}, or a device id such as 0x2330"
+    raise ValueError(f"{device_id_or_name!r} is not a GPU model with MIG{near}: write {legal_names}")
 
 
 def why_illegal(which: Model, placements: t.Iterable[Placement]) -> str | None:

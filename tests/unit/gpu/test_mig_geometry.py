@@ -106,7 +106,9 @@ def test_only_ampere_needs_a_reset():
 def test_profile_names_that_drivers_round_are_matched_by_table_only():
     assert H100.profile("3g.39gb").name == "3g.40gb"
     assert geometry.model("GB200-186GB").profile("1g.24gb+me").name == "1g.23gb+me"
-    with pytest.raises(ValueError, match=r"'1g.11gb' is not a profile of H100-80GB \(nearest: 1g.10gb\): it has 1g.10gb, 1g.10gb\+me, 1g.20gb, 2g"):
+    with pytest.raises(
+        ValueError, match=r"'1g.11gb' is not a profile of H100-80GB \(nearest: 1g.10gb\): it has 1g.10gb, 1g.10gb\+me, 1g.20gb, 2g"
+    ):
         H100.profile("1g.11gb")
 
 
@@ -141,7 +143,11 @@ def driver(name: str, number: int, most: int, starts: tuple[int, ...], size: int
 
 
 def test_a_model_of_the_drivers_own_list():
-    listed = [driver("MIG 1g.24gb-me", 67, 4, (0, 3, 6, 9), 3), driver("1g.24gb", 14, 4, (0, 3, 6, 9), 3), driver("1g.24gb+me.all", 65, 1, (0, 3, 6, 9), 3)]
+    listed = [
+        driver("MIG 1g.24gb-me", 67, 4, (0, 3, 6, 9), 3),
+        driver("1g.24gb", 14, 4, (0, 3, 6, 9), 3),
+        driver("1g.24gb+me.all", 65, 1, (0, 3, 6, 9), 3),
+    ]
     model = Model.from_driver("RTX-PRO-6000-96GB", [*listed, driver("4g.96gb", 0, 1, (0,), 12)])
     assert (model.slots, model.compute) == (12, 4)
     assert geometry.legal(model, layout("1g.24gb+me.all@0 1g.24gb-me@3"))
@@ -150,7 +156,11 @@ def test_a_model_of_the_drivers_own_list():
 
 @pytest.mark.parametrize(
     ("name", "most", "starts", "size", "words"),
-    [("big", 1, (0,), 1, "'big' is not a MIG profile"), ("1g.5gb", 0, (0,), 1, "is not a driver's line"), ("1g.5gb", 1, (), 1, "is not a driver's line")],
+    [
+        ("big", 1, (0,), 1, "'big' is not a MIG profile"),
+        ("1g.5gb", 0, (0,), 1, "is not a driver's line"),
+        ("1g.5gb", 1, (), 1, "is not a driver's line"),
+    ],
 )
 def test_a_bad_line_of_the_driver(name, most, starts, size, words):
     with pytest.raises(ValueError, match=words):
