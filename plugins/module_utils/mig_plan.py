@@ -247,7 +247,10 @@ def _reason(fleet: Fleet, changes: t.Sequence[Change], at: int, missing: int) ->
         names = ", ".join(f"{each.placement} ({each.uuid}, {'busy' if each.busy else 'pinned'})" for each in blocking)
         why = f"on GPU {gpu.uuid}, where the least stands in the way, it is {names}"
     else:
-        why = f"the {len(able)} GPUs that can have it are full with what is wanted; on GPU {gpu.uuid} it would displace {displaced} of it"
+        why = (
+            f"each GPU that can have it is full with what is wanted or stays; on GPU {gpu.uuid}, where the least stands in the way, "
+            f"it would displace {displaced} of that"
+        )
     return Reason(request.key, missing, why, gpu.uuid, nearest)
 
 
