@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import mig_brute
 import pytest
 from ansible_collections.metalhub.platform.plugins.module_utils import mig_geometry as geometry
 from ansible_collections.metalhub.platform.plugins.module_utils.mig_geometry import Model, Placement, Profile
@@ -18,30 +19,9 @@ def layout(text: str) -> list[Placement]:
     return [Placement(int(start), name) for name, start in (word.split("@") for word in text.split())]
 
 
-def enumerated(model: Model) -> set[frozenset[tuple[int, str]]]:
-    """All legal layouts by filling the memory slots from the left: each slot is empty, or an instance starts there."""
-    found = set()
-
-    def fill(slot: int, chosen: tuple[tuple[int, str], ...]) -> None:
-        if slot >= model.slots:
-            by_name = [name for _, name in chosen]
-            within = all(by_name.count(profile.name) <= profile.max_count for profile in model.profiles)
-            compute = sum(int(name.split("g")[0]) for name in by_name)
-            if within and sum("+me" in name for name in by_name) <= 1 and compute <= model.compute:
-                found.add(frozenset(chosen))
-            return
-        fill(slot + 1, chosen)
-        for profile in model.profiles:
-            if slot in profile.starts and slot + profile.slots <= model.slots:
-                fill(slot + profile.slots, (*chosen, (slot, profile.name)))
-
-    fill(0, ())
-    return found
-
-
 @pytest.mark.parametrize("model", SHAPES, ids=lambda model: model.name)
 def test_layouts_are_those_of_an_independent_enumeration(model):
-    expected = enumerated(model)
+    expected = mig_brute.layouts(model)
     layouts = geometry.all_layouts(model)
     assert {frozenset((p.start, p.profile) for p in each) for each in layouts} == expected
     assert len(layouts) == len(expected)
