@@ -19,6 +19,9 @@ from .mig_geometry import Model, Profile
 # What a plan minimises, most important first. Busy and pinned instances are no level: no plan touches them.
 LEVELS = ("missing", "mode_changes", "destroyed", "partitioned", "wasted_compute", "wasted_memory", "fragmentation", "created")
 
+# How many kinds of GPUs are remembered for a model: more than a fleet has at once, little memory.
+_KEPT = 4096
+
 
 class Shape:
     """A model as bit masks: a layout is a mask of memory slots and, packed into one number, the use of what else is limited.
@@ -209,6 +212,8 @@ def _options(shape: Shape, state: _State, counted: tuple[str, ...], creatable: f
             places.append(place)
         found.append(_Option(tuple(counts >> 8 * at & 255 for at in range(len(counted))), cost, tuple(reversed(places))))
     found.sort(key=lambda option: (option.cost, option.counts))
+    if len(shape.options) >= _KEPT:
+        shape.options.clear()
     shape.options[key] = tuple(found)
     return shape.options[key]
 
