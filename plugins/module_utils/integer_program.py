@@ -21,7 +21,11 @@ _DIVE = 200
 
 # Gomory's cuts: how many a round, how many rounds without a gain (and four times that in all), and how large the determinant of
 # the basis may become.
-_CUTS = 3
+_CUTS = 8
+_SPACE = 8
+
+# A program is made anew without the columns that cannot help where less than this part of them is left.
+_SHRINK = 0.7
 _PATIENCE = 3
 _SCALE = 1 << 24
 
@@ -91,8 +95,14 @@ class _Levels:
         # below[k]: the most that the levels after k can add up to.
         self.below = tuple(reversed(rest[:-1]))
 
-    def join(self, levels: t.Iterable[int]) -> int:
-        return sum(weight * level for weight, level in zip(self.weights, levels, strict=True))
+    def join(self, levels: t.Sequence[int]) -> int:
+        """The levels as one number. One that is more than any solution has counts as above all that begins like it."""
+        total = 0
+        for weight, level, most, below in zip(self.weights, levels, self.most, self.below, strict=True):
+            if level > most:
+                return total + weight * most + below + 1
+            total += weight * level
+        return total
 
     def up(self, numerator: int, denominator: int) -> tuple[tuple[int, ...], int | None]:
         """The smallest levels that are not below a fraction, and the level that had to be rounded up (None: none had to)."""
@@ -313,25 +323,26 @@ class _Relaxation:
         self.turned.append(False)
         self.reduced.append(0)
 
-    def gomory(self, row: int) -> bool:
-        """Add Gomory's cut of a basic variable that is not whole: no solution in whole numbers is lost."""
-        scale, program = self.scale, self.program
-        low = self.value[row] % scale
-        alpha = self._alpha(self.inverse[row])
+    def rounding(self, multipliers: list[int], modulus: int) -> bool:
+        """Add the cut that the rows times ``multipliers`` give when the sum is divided by ``modulus`` and rounded.
+
+        In whole numbers the sum of the remainders of its factors is the remainder of its right side, or more by multiples of the
+        modulus; never less. Gomory's cut is that of a row of the inverse, with the determinant.
+        """
+        program = self.program
+        alpha = self._alpha(multipliers)
+        right = sum(multiplier * limit for multiplier, limit in zip(multipliers, self.limits, strict=True) if multiplier)
+        right -= sum(number * self.at(variable) for variable, number in enumerate(alpha) if number)
+        low = right % modulus
+        if not low:
+            return False
         factors = [0] * program.count
         for variable, number in enumerate(alpha):
-            if self.place[variable] >= 0 or self.low[variable] == self.high[variable]:
+            factor = (-number if self.turned[variable] else number) % modulus
+            if not factor or self.low[variable] == self.high[variable]:
                 continue
-            factor = (-number if self.turned[variable] else number) % scale
-            if not factor:
-                continue
-            if self.turned[variable]:
-                high = self.high[variable]
-                assert high is not None
-                low -= factor * high
-                factor = -factor
-            else:
-                low += factor * self.low[variable]
+            low += factor * (-self.at(variable) if self.turned[variable] else self.at(variable))
+            factor = -factor if self.turned[variable] else factor
             if variable < program.count:
                 factors[variable] += factor
                 continue
@@ -349,6 +360,41 @@ class _Relaxation:
         self.cut([number // common for number in factors], -(-low // common))
         return True
 
+    def parities(self) -> list[list[int]]:
+        """Sets of rows, as multipliers, whose sum is odd on the right while what is odd on the left is less than one now.
+
+        Only rows without slack, and sets in which every variable that is one or more is even: the null space of their parities.
+        """
+        program, scale = self.program, self.scale
+        rows = [row for row in range(len(self.basis)) if self.place[program.count + row] < 0]
+        fixed = len(program.sparse)
+        amounts = [(variable, self.value[row]) for row, variable in enumerate(self.basis) if variable < program.count and self.value[row]]
+        entries = {variable: dict(program.entries[variable]) for variable, _ in amounts}
+        spaces = [1 << at for at in range(len(rows))]
+        masks = []
+        for variable, value in amounts:
+            column = entries[variable]
+            odd = 0
+            for at, row in enumerate(rows):
+                number = column.get(row, 0) if row < fixed else self.cuts[row - fixed][variable]
+                odd |= (number & 1) << at
+            masks.append((odd, value))
+            if value >= scale:
+                against = [space for space in spaces if (space & odd).bit_count() & 1]
+                if against:
+                    spaces = [space for space in spaces if space not in against] + [space ^ against[0] for space in against[1:]]
+        found = []
+        for chosen in range(1, 1 << min(len(spaces), _SPACE)):
+            space = 0
+            for at, each in enumerate(spaces[:_SPACE]):
+                if chosen >> at & 1:
+                    space ^= each
+            odd_part = sum(value for odd, value in masks if (space & odd).bit_count() & 1)
+            if odd_part < scale:
+                found.append((odd_part, [row for at, row in enumerate(rows) if space >> at & 1]))
+        found.sort(key=lambda each: (each[0], len(each[1])))
+        return [[int(row in chosen) for row in range(len(self.basis))] for _, chosen in found]
+
     def fix(self, ceiling: int) -> None:
         """Hold the variables where they rest of which one step away would cost as much as ``ceiling``."""
         spare = ceiling * self.scale - self.objective
@@ -358,6 +404,10 @@ class _Relaxation:
                     self.low[variable] = self.at(variable)
                 else:
                     self.high[variable] = self.low[variable]
+
+    def settled(self, variable: int) -> bool:
+        """Whether a column is held at zero."""
+        return self.place[variable] < 0 and self.low[variable] == self.high[variable] == 0
 
     def purge(self) -> None:
         """Drop the cuts that the optimum does not touch."""
@@ -415,6 +465,7 @@ class _Prepared:
     """A program in the form the relaxation computes with: rows as ``sum + slack = limit`` with ``0 <= slack <= width``."""
 
     def __init__(self, program: Program) -> None:
+        self.program = program
         # A level that no column changes is left out of the comparison.
         live = [any(column.cost[level] for column in program.columns) for level in range(len(program.base))]
         most = [limit if used else number for limit, used, number in zip(program.most, live, program.base, strict=True)]
@@ -491,7 +542,28 @@ class _Search:
             if cut is None or self._guess(cut.copy(), True):
                 return
             root = cut
+            if self.ceiling is not None:
+                root.fix(self.ceiling)
+                free = [variable for variable in range(self.prepared.count) if not root.settled(variable)]
+                if len(free) < _SHRINK * self.prepared.count:
+                    self._shrunk(free)
+                    return
         self._branch(root)
+
+    def _shrunk(self, free: list[int]) -> None:
+        """Search with the columns alone that can be used in a solution that is better than the best."""
+        program = self.prepared.program
+        smaller = Program([program.columns[variable] for variable in free], program.rows, program.base, program.most)
+        found = solve(smaller, self.late, below=self.best_cost)
+        if found.values is not None:
+            values = [0] * self.prepared.count
+            for variable, value in zip(free, found.values, strict=True):
+                values[variable] = value
+            self.offer(values)
+        if not found.optimal:
+            assert found.bound is not None
+            self.least = max(self.least, found.bound)
+            raise _LateError
 
     def _cut(self, node: _Relaxation, patience: int = _PATIENCE) -> _Relaxation | None:
         """Strengthen a solved relaxation by rounds of Gomory's cuts while that helps; None where nothing better can be below it."""
@@ -502,8 +574,13 @@ class _Search:
                 break
             rows.sort(key=lambda row: abs(2 * (node.value[row] % node.scale) - node.scale))
             stronger = node.copy()
+            added = 0
+            for multipliers in node.parities():
+                added += stronger.rounding(multipliers + [0] * added, 2)
+                if added == _CUTS:
+                    break
             for row in rows[:_CUTS]:
-                stronger.gomory(row)
+                stronger.rounding(stronger.inverse[row], stronger.scale)
             if not self._tighten(stronger):
                 return None
             stronger.purge()

@@ -404,13 +404,14 @@ class Fleet:
         case: _Case,
         *,
         frozen: bool = False,
+        may_lack: bool = False,
         given_up: tuple[int, ...] | None = None,
         below: tuple[int, ...] | None = None,
     ) -> Choice | None:
         """The best plan by the rules of a case, None where there is none (cheaper than ``below``).
 
         ``counts`` are what is wanted of each request, less what is ``given_up`` because it cannot be there. ``frozen`` allows neither
-        to destroy nor to switch a mode, and everything has to be there; else a plan may lack some, which costs most.
+        to destroy nor to switch a mode, ``may_lack`` allows to lack some, which costs most.
         """
         families = self.families(counts)
         names = [family.name for family in families]
@@ -428,11 +429,11 @@ class Fleet:
             program.rest(group, options[0], len(alike))
         for group, gpus in members.items():
             program.group(group, len(gpus))
-        if not frozen:
+        if may_lack:
             for at, (request, count) in enumerate(zip(self.requests, counts, strict=True)):
                 if count:
                     program.lack(at, self.names[at], request.model, count)
-        solution = integer_program.solve(program.program(), self.late, None if frozen else program.nothing(), below)
+        solution = integer_program.solve(program.program(), self.late, program.nothing() if may_lack else None, below)
         if solution.values is None:
             return None
         assert solution.cost is not None and solution.bound is not None
@@ -448,7 +449,7 @@ class Fleet:
                 places[at] = (*still, *options[end].places)
         lacking = list(given)
         for at, count in enumerate(counts):
-            if count and not frozen:
+            if count and may_lack:
                 lacking[at] += next(amounts)
         return Choice(places, tuple(lacking), solution.cost, solution.bound, solution.optimal)
 
@@ -639,14 +640,18 @@ def _over_cases(fleet: Fleet, counts: tuple[int, ...], given_up: tuple[int, ...]
     best: Choice | None = None
     optimal = True
     bounds = []
-    for case in fleet.cases(fleet.families(counts)):
-        # Nothing more is missing and no mode is switched in the best so far, and this case destroys more.
-        if best is not None and best.cost[:2] == (sum(given_up), 0) and best.cost[2] < case.destroyed:
+    cases = fleet.cases(fleet.families(counts))
+    for case in cases:
+        # No mode is switched in the best so far, and this case destroys more.
+        if best is not None and best.cost[1] == 0 and best.cost[2] < case.destroyed:
             break
         choice = fleet.solve(counts, case, given_up=given_up, below=None if best is None else best.cost)
         if choice is not None:
             best = choice
             optimal = optimal and choice.optimal
             bounds.append(choice.bound)
-    assert best is not None
+    if best is None:
+        # Without time for a plan that has everything: one that lacks as much as it must to be found at once.
+        best = next(choice for case in cases if (choice := fleet.solve(counts, case, may_lack=True, given_up=given_up)) is not None)
+        return dataclasses.replace(best, optimal=False, bound=(sum(given_up), *(0,) * (len(LEVELS) - 1)))
     return dataclasses.replace(best, optimal=optimal, bound=best.cost if optimal else min(bounds))
