@@ -221,7 +221,8 @@ class _Relaxation:
         while True:
             steps += 1
             # Bland's rule ends a cycle that the faster rule may run into.
-            row = self._leaving(steps > 50 + 20 * len(self.basis))
+            bland = steps > 50 + 20 * len(self.basis)
+            row = self._leaving(bland)
             if row is None:
                 return True
             if stop is not None and self.objective >= stop * self.scale:
@@ -237,7 +238,9 @@ class _Relaxation:
                         alpha[variable] = number = -number
                     if number < 0 and self.high[variable] != self.low[variable]:
                         reduced = self.reduced[variable]
-                        if entering < 0 or reduced * divisor < best * -number:
+                        ours, theirs = reduced * divisor, best * -number
+                        # Of equal steps the one with the smallest pivot: the determinant stays small, and cuts by it strong.
+                        if entering < 0 or ours < theirs or (ours == theirs and -number < divisor and not bland):
                             entering, best, divisor = variable, reduced, -number
             if entering < 0:
                 return False
