@@ -453,8 +453,8 @@ class Fleet:
                 lacking[at] += next(amounts)
         return Choice(places, tuple(lacking), solution.cost, solution.bound, solution.optimal)
 
-    def unavoidable(self) -> tuple[tuple[int, ...], bool]:
-        """The fewest instances that have to be missing, by request, and whether that is proven.
+    def unavoidable(self) -> tuple[tuple[int, ...], bool, int]:
+        """The fewest instances that have to be missing, by request, whether that is proven, and how many are at least.
 
         As few as possible in all; among such, as few as possible of the first request, then of the second, and so on.
         """
@@ -479,8 +479,8 @@ class Fleet:
             if count:
                 program.lack(at, self.names[at], request.model, count, at + 1)
         solution = integer_program.solve(program.program((sum(counts), *counts)), self.late, program.nothing())
-        assert solution.cost is not None
-        return solution.cost[1:], solution.optimal
+        assert solution.cost is not None and solution.bound is not None
+        return solution.cost[1:], solution.optimal, solution.bound[0]
 
 
 def _largest(counts: t.Iterable[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
@@ -625,15 +625,12 @@ def best(fleet: Fleet) -> Choice:
     """The best choice: without destroying anything or switching a mode, if that can be; else of all cases."""
     counts = tuple(request.count for request in fleet.requests)
     choice = fleet.solve(counts, fleet.frozen_case(fleet.families(counts)), frozen=True)
-    if choice is not None and choice.optimal:
+    if choice is not None:
         return choice
-    short, proven = fleet.unavoidable()
+    short, proven, least = fleet.unavoidable()
     counts = tuple(count - number for count, number in zip(counts, short, strict=True))
     other = _over_cases(fleet, counts, short)
-    if choice is not None and choice.cost < other.cost:
-        # The time was up before this one was proven.
-        return dataclasses.replace(choice, bound=min(choice.bound, other.bound))
-    return dataclasses.replace(other, optimal=other.optimal and proven)
+    return other if proven else dataclasses.replace(other, optimal=False, bound=(least, *(0,) * (len(LEVELS) - 1)))
 
 
 def _over_cases(fleet: Fleet, counts: tuple[int, ...], given_up: tuple[int, ...]) -> Choice:
