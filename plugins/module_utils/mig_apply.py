@@ -127,7 +127,7 @@ def _work(gpu: Gpu, wanted: t.Sequence[Placement] | None, model: Model | None) -
     left = set(targets or ())
     keep, destroy = [], []
     for instance in gpu.instances:
-        here = Placement(instance.start, instance.profile)
+        here = Placement(instance.start, _canonical(model, instance.profile))
         if here in left:
             left.discard(here)
             keep.append(instance)
@@ -140,6 +140,14 @@ def _work(gpu: Gpu, wanted: t.Sequence[Placement] | None, model: Model | None) -
         mode = True
     mend = tuple(instance for instance in keep if not instance.whole)
     return Work(gpu, mode, tuple(keep), tuple(destroy), tuple(sorted(left)), mend, targets)
+
+
+def _canonical(model: Model, name: str) -> str:
+    try:
+        return model.profile(name).name
+    except ValueError:
+        # The table stands in for the driver's list and does not have this one: it is there all the same.
+        return name
 
 
 def _taken(item: Work, forced: t.Collection[str]) -> t.Iterator[str]:

@@ -9,25 +9,9 @@ from pathlib import Path
 import pytest
 from ansible_collections.metalhub.platform.plugins.module_utils import mig_geometry
 from gpu_simulator import geometry, simulator
+from gpu_simulator.host import Host
 
 PROGRAM = Path(simulator.__file__).with_name("nvidia-smi")
-
-
-class Host:
-    """A simulated machine; a command is a line of words, and its answer is checked for its status."""
-
-    def __init__(self, path: Path, *models: str, **settings: object) -> None:
-        self.path = str(path / "gpus.json")
-        simulator.make(self.path, models, **settings)
-
-    def smi(self, line: str, status: int = 0) -> str:
-        got, text = simulator.run(self.path, line.split())
-        assert got == status, text
-        return text
-
-    @property
-    def gpus(self) -> list[dict]:
-        return simulator.load(self.path)["gpus"]
 
 
 @pytest.fixture
