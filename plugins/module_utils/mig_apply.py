@@ -77,7 +77,7 @@ def parse_layout(given: t.Mapping[t.Any, t.Any], gpus: t.Sequence[Gpu]) -> dict[
         if value is False:
             found[gpu.uuid] = None
             continue
-        if not isinstance(value, list | tuple):
+        if not isinstance(value, (list, tuple)):
             raise Refusal(f"layout[{name}] is {value!r}; legal is a list of profile and start, or false for MIG off")
         placements = []
         for item in value:
@@ -112,6 +112,20 @@ def work(gpus: t.Sequence[Gpu], layout: Layout, models: t.Mapping[str, Model], f
     if problems:
         raise Refusal("; ".join(problems))
     return tuple(found)
+
+
+def settled(gpus: t.Iterable[Gpu], layout: Layout) -> bool:
+    """Whether a layout, in the driver's own names, is there to the last device. Asks for no model."""
+    there = {gpu.uuid: gpu for gpu in gpus}
+    for uuid, places in layout.items():
+        gpu = there.get(uuid)
+        if gpu is None or (places is None and (gpu.mode or gpu.pending)):
+            return False
+        if places is not None:
+            on = bool(gpu.mode and gpu.pending) or not places
+            if not on or set(places) != set(placed(gpu)) or not all(instance.whole for instance in gpu.instances):
+                return False
+    return True
 
 
 def _work(gpu: Gpu, wanted: t.Sequence[Placement] | None, model: Model | None) -> Work:
@@ -156,14 +170,15 @@ def _taken(item: Work, forced: t.Collection[str]) -> t.Iterator[str]:
     for instance in (*item.destroy, *item.mend):
         if instance.busy and not set(instance.uuids) & set(forced):
             yield (
-                f"GPU {gpu.index}: {instance} ({', '.join(instance.uuids) or 'no device'}) is in use by {_users(instance)} and would be "
+                f"GPU {gpu.index}: {instance} ({', '.join(instance.uuids) or 'no device'}) is in use by {users(instance)} and would be "
                 "destroyed; end them, or name it in force_busy"
             )
     if item.mode is not None and (gpu.pids or gpu.containers):
-        yield f"GPU {gpu.index} is in use by {_users(gpu)}, and its MIG mode would be switched; end them first"
+        yield f"GPU {gpu.index} is in use by {users(gpu)}, and its MIG mode would be switched; end them first"
 
 
-def _users(holder: Gpu | Instance) -> str:
+def users(holder: Gpu | Instance) -> str:
+    """Who has an instance, or a GPU itself, in words; empty where nobody does."""
     words = [f"container {name}" for name in holder.containers]
     if holder.pids:
         words.append(f"process{'es' if len(holder.pids) > 1 else ''} {', '.join(str(pid) for pid in holder.pids)}")
@@ -203,6 +218,8 @@ def apply(
         if item.mode is not None:
             if reason := _switch(run, gpu, item.mode, done, sleep):
                 reboot[gpu.uuid] = reason
+                if gpu.pending is not item.mode:
+                    done.append(f"set MIG {'on' if item.mode else 'off'} for the next reboot on GPU {gpu.index}")
                 continue
             done.append(f"switched MIG {'on' if item.mode else 'off'} on GPU {gpu.index}")
         model = models.get(gpu.uuid)
@@ -231,7 +248,7 @@ def _clear(
     """Take the compute instances out of a GPU instance."""
     if instance.busy and end_clients:
         end_clients(instance)
-        done.append(f"ended {_users(instance)} on {instance} of GPU {item.gpu.index}")
+        done.append(f"ended {users(instance)} on {instance} of GPU {item.gpu.index}")
     argv = [SMI, "mig", "-i", item.gpu.uuid, "-gi", str(instance.id), "-dci"]
     if instance.uuids:
         _must(run, argv, f"destroying the device of {instance} on GPU {item.gpu.index}", done, sleep)
@@ -270,7 +287,7 @@ def _switch(run: Runner, gpu: Gpu, mode: bool, done: list[str], sleep: t.Callabl
     if not gpu.needs_reset:
         return f"GPU {gpu.index}: the driver keeps the MIG mode pending"
     if now.busy:
-        return f"GPU {gpu.index}: in use by {_users(now) or 'somebody'}, so it was not reset"
+        return f"GPU {gpu.index}: in use by {users(now) or 'somebody'}, so it was not reset"
     status, text = run([SMI, "--gpu-reset", "-i", gpu.uuid])
     now = _again(run, gpu, what, done)
     if now.mode is mode:
@@ -311,6 +328,36 @@ def _ranges(places: t.Sequence[int]) -> str:
     if len(places) > 2 and list(places) == list(range(places[0], places[-1] + 1)):
         return f"{places[0]}-{places[-1]}"
     return ",".join(str(place) for place in places)
+
+
+def intentions(item: Work) -> list[str]:
+    """What is to be done on a GPU, in words and in order."""
+    on = f"on GPU {item.gpu.index}"
+    return [
+        *(f"destroy {each} {on}" for each in item.destroy),
+        *([f"switch MIG {'on' if item.mode else 'off'} {on}"] if item.mode is not None else []),
+        *(f"create {each} {on}" for each in item.create),
+        *(f"create the device of {each} {on}" for each in item.mend),
+    ]
+
+
+def as_dict(gpu: Gpu) -> dict[str, t.Any]:
+    """A GPU as the planner's filter takes it, and more for people."""
+    instances = [
+        {"profile": each.profile, "start": each.start, "uuid": each.uuid, "busy": each.busy, "users": users(each)} for each in gpu.instances
+    ]
+    return {
+        "uuid": gpu.uuid,
+        "index": gpu.index,
+        "name": gpu.name,
+        "device_id": f"0x{gpu.device_id:04X}",
+        "mig_capable": gpu.mode is not None,
+        "mig_enabled": bool(gpu.mode),
+        "mig_pending": bool(gpu.pending) is not bool(gpu.mode),
+        "busy": gpu.busy,
+        "users": users(gpu),
+        "instances": instances,
+    }
 
 
 def now(gpu: Gpu) -> tuple[Placement, ...] | None:

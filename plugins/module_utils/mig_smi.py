@@ -257,8 +257,8 @@ def models(run: Runner, gpus: t.Iterable[Gpu]) -> dict[str, Model]:
     for gpu in capable:
         try:
             if gpu.index in listed:
-                profiles = [_with_aliases(profile, gpu.device_id) for profile in listed[gpu.index]]
-                found[gpu.uuid] = Model.from_driver(gpu.name, profiles, (gpu.device_id,), gpu.needs_reset)
+                ours = [_with_aliases(profile, gpu.device_id) for profile in listed[gpu.index]]
+                found[gpu.uuid] = Model.from_driver(gpu.name, ours, (gpu.device_id,), gpu.needs_reset)
             else:
                 found[gpu.uuid] = known_model(gpu.device_id)
         except ValueError as error:

@@ -216,9 +216,11 @@ class TestModes:
         layout = {0: "7g.80gb@0", 1: "7g.80gb@0"}
         outcome = bring(host, layout)
         assert outcome.reboot == {host.uuid(0): f"GPU 0: the reset did not work: Resetting GPU {host.gpus[0]['bus_id']} is not supported."}
+        assert outcome.done[0] == "set MIG on for the next reboot on GPU 0"
         assert host.layout(1) == "7g.80gb@0", "the other GPUs go on"
         before = len(host.writes())
-        assert list(bring(host, layout).reboot) == [host.uuid(0)]
+        again = bring(host, layout)
+        assert (list(again.reboot), again.done) == ([host.uuid(0)], ())
         assert not any("-mig" in line for line in host.writes()[before:]), "a pending mode is not set again"
         simulator.reboot(host.path)
         assert not bring(host, layout).reboot and host.layout(0) == host.layout(1) == "7g.80gb@0"
