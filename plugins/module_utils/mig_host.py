@@ -41,7 +41,7 @@ class Places:
     docker: str = "/etc/metalhub/docker.d/mig.json"
     toolkit: str = "/etc/metalhub/toolkit.d/mig.json"
     cdi: str = "/var/run/cdi/nvidia.yaml"
-    stamp: str = "/run/metalhub/mig/cdi"
+    stamp: str = "/run/metalhub-mig/cdi"
 
 
 def run(argv: t.Sequence[str]) -> tuple[int, str]:
@@ -86,16 +86,16 @@ def containers(engine: Engine) -> tuple[dict[str, frozenset[str]], list[str]]:
 # The desired layout as a file
 
 
-def layout_document(layout: Layout, wanted: t.Mapping[str, int] | None) -> dict[str, t.Any]:
-    """The desired layout as it is kept: by GPU its instances (null for MIG off), and the counts it was planned from, if it was."""
+def layout_document(layout: Layout, asked: t.Any) -> dict[str, t.Any]:
+    """The desired layout as it is kept: by GPU its instances (null for MIG off), and what it was made from."""
     gpus = {
         uuid: None if places is None else [{"profile": each.profile, "start": each.start} for each in sorted(places)]
         for uuid, places in sorted(layout.items())
     }
-    return {"version": 1, "gpus": gpus, "wanted": None if wanted is None else dict(sorted(wanted.items()))}
+    return {"version": 1, "gpus": gpus, "asked": asked}
 
 
-def read_layout(path: str) -> tuple[dict[str, tuple[Placement, ...] | None], dict[str, int] | None] | None:
+def read_layout(path: str) -> tuple[dict[str, tuple[Placement, ...] | None], t.Any] | None:
     """Read a kept layout, None where there is no file. Raises ValueError for what is none of ours."""
     try:
         with open(path, encoding="utf-8") as stream:
@@ -104,14 +104,14 @@ def read_layout(path: str) -> tuple[dict[str, tuple[Placement, ...] | None], dic
             str(uuid): None if places is None else tuple(sorted(Placement(int(each["start"]), str(each["profile"])) for each in places))
             for uuid, places in document["gpus"].items()
         }
-        wanted = document["wanted"]
+        asked = document["asked"]
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a layout: {error!r}") from error
     if document.get("version") != 1:
         raise ValueError(f"{path} is a layout of version {document.get('version')!r}; known is 1")
-    return gpus, wanted
+    return gpus, asked
 
 
 # What Swarm and the toolkit are told

@@ -218,7 +218,7 @@ class Run:
         layout = target(self.parameters, gpus, models)
         items = mig_apply.work(gpus, layout, models, self.parameters["force_busy"])
         needed = any(item.needed for item in items)
-        document = mig_host.text(mig_host.layout_document(layout, self.parameters["wanted"]))
+        document = mig_host.text(mig_host.layout_document(layout, {key: self.parameters[key] for key in ("layout", "wanted")}))
         written = mig_host.write(self.places.layout, document, check)
         if check:
             published = mig_host.publish(gpus, self.places, self.parameters["whole_gpus"], True)
