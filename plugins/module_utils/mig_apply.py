@@ -89,15 +89,25 @@ def parse_layout(given: t.Mapping[t.Any, t.Any], gpus: t.Sequence[Gpu]) -> dict[
     return found
 
 
-def work(gpus: t.Sequence[Gpu], layout: Layout, models: t.Mapping[str, Model], forced: t.Collection[str] = ()) -> tuple[Work, ...]:
+def work(
+    gpus: t.Sequence[Gpu],
+    layout: Layout,
+    models: t.Mapping[str, Model],
+    forced: t.Collection[str] = (),
+    pinned: t.Collection[str] = (),
+) -> tuple[Work, ...]:
     """What has to be done for a layout, for each GPU that it names, in the order of their indexes.
 
-    ``forced`` are the UUIDs of busy instances that may be destroyed. Raises Refusal with everything that stands in the way.
+    ``forced`` are the UUIDs of busy instances that may be destroyed, ``pinned`` those of instances and GPUs that must not be touched.
+    Raises Refusal with everything that stands in the way.
     """
     problems = []
     known = {uuid for gpu in gpus for instance in gpu.instances for uuid in instance.uuids}
-    for uuid in sorted(set(forced) - known):
-        problems.append(f"force_busy: {uuid} is not a MIG device of this host, which has {', '.join(sorted(known)) or 'none'}")
+    for name, uuids, there in (("force_busy", forced, known), ("pinned", pinned, known | {gpu.uuid for gpu in gpus})):
+        for uuid in sorted(set(uuids) - there):
+            problems.append(f"{name}: {uuid} is not a device of this host, which has {', '.join(sorted(there)) or 'none'}")
+    for uuid in sorted(set(forced) & set(pinned)):
+        problems.append(f"{uuid} is in force_busy and in pinned; it cannot be in both")
     found = []
     for gpu in gpus:
         if gpu.uuid not in layout:
@@ -107,7 +117,7 @@ def work(gpus: t.Sequence[Gpu], layout: Layout, models: t.Mapping[str, Model], f
         except Refusal as refusal:
             problems.append(str(refusal))
             continue
-        problems += _taken(item, forced)
+        problems += [*_taken(item, forced), *_pinned(item, pinned)]
         found.append(item)
     if problems:
         raise Refusal("; ".join(problems))
@@ -175,6 +185,14 @@ def _taken(item: Work, forced: t.Collection[str]) -> t.Iterator[str]:
             )
     if item.mode is not None and (gpu.pids or gpu.containers):
         yield f"GPU {gpu.index} is in use by {users(gpu)}, and its MIG mode would be switched; end them first"
+
+
+def _pinned(item: Work, pinned: t.Collection[str]) -> t.Iterator[str]:
+    if item.needed and item.gpu.uuid in pinned:
+        yield f"GPU {item.gpu.index} is pinned, and the layout differs from what is there"
+    for instance in (*item.destroy, *item.mend):
+        if set(instance.uuids) & set(pinned):
+            yield f"GPU {item.gpu.index}: {instance} ({', '.join(instance.uuids)}) is pinned and would be destroyed"
 
 
 def users(holder: Gpu | Instance) -> str:

@@ -258,12 +258,20 @@ def models(run: Runner, gpus: t.Iterable[Gpu]) -> dict[str, Model]:
         try:
             if gpu.index in listed:
                 ours = [_with_aliases(profile, gpu.device_id) for profile in listed[gpu.index]]
-                found[gpu.uuid] = Model.from_driver(gpu.name, ours, (gpu.device_id,), gpu.needs_reset)
+                found[gpu.uuid] = Model.from_driver(_model_name(gpu), ours, (gpu.device_id,), gpu.needs_reset)
             else:
                 found[gpu.uuid] = known_model(gpu.device_id)
         except ValueError as error:
             raise SmiError(f"GPU {gpu.index} ({gpu.name}): {error}") from error
     return found
+
+
+def _model_name(gpu: Gpu) -> str:
+    """As the table calls it, since a request may name it, or else as the driver does."""
+    try:
+        return known_model(gpu.device_id).name
+    except ValueError:
+        return gpu.name
 
 
 def _with_aliases(listed: Profile, device: int) -> Profile:

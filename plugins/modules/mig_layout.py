@@ -22,7 +22,7 @@ options:
     description: How many instances of each profile the host is to have, on whichever of its GPUs.
     type: dict
   pinned:
-    description: UUIDs of instances that a plan must keep, though nobody uses them now.
+    description: UUIDs of instances, and of GPUs, that have to stay as they are, though nobody uses them now.
     type: list
     elements: str
     default: []
@@ -110,6 +110,10 @@ layout:
   description: The layout, by UUID, that was brought about.
   returned: success
   type: dict
+optimal:
+  description: Whether it is proved that no plan is better.
+  returned: success
+  type: bool
 reboot_required:
   description: Whether the mode of a GPU waits for a reboot.
   returned: success
@@ -138,12 +142,14 @@ import time  # noqa: E402
 import typing as t  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible_collections.metalhub.platform.plugins.module_utils import mig_apply, mig_host, mig_smi  # noqa: E402
+from ansible_collections.metalhub.platform.plugins.module_utils import mig_apply, mig_host, mig_plan, mig_smi  # noqa: E402
 from ansible_collections.metalhub.platform.plugins.module_utils.engine_api import Engine, EngineError  # noqa: E402
 from ansible_collections.metalhub.platform.plugins.module_utils.mig_geometry import Model, Placement  # noqa: E402
 
 # Seconds that containers and processes get to end by themselves.
 _GRACE = 10
+# Seconds after which the best plan so far is taken; the worst case that was measured takes a fraction of one.
+_PLANNING = 30
 
 
 def end_clients(engine: Engine, instance: mig_smi.Instance) -> None:
@@ -164,9 +170,40 @@ def end_clients(engine: Engine, instance: mig_smi.Instance) -> None:
 
 def target(
     parameters: t.Mapping[str, t.Any], gpus: t.Sequence[mig_smi.Gpu], models: t.Mapping[str, Model]
-) -> dict[str, tuple[Placement, ...] | None]:
-    """The layout that is wanted, given or planned. Raises Refusal."""
-    return mig_apply.parse_layout(parameters["layout"], gpus)
+) -> tuple[dict[str, tuple[Placement, ...] | None], bool]:
+    """The layout that is wanted, given or planned, and whether none is better. Raises Refusal."""
+    if parameters["wanted"] is None:
+        return mig_apply.parse_layout(parameters["layout"], gpus), True
+    forced = set(parameters["force_busy"])
+    fleet = []
+    for gpu in gpus:
+        if gpu.uuid in models:
+            instances = [
+                # One without a device has no UUID.
+                mig_plan.Instance(each.profile, each.start, each.uuid or f"{gpu.uuid}/{each.id}", each.busy and each.uuid not in forced)
+                for each in gpu.instances
+            ]
+            alone = bool(gpu.pids or gpu.containers)
+            fleet.append(mig_plan.Gpu(gpu.uuid, gpu.index, models[gpu.uuid], bool(gpu.mode), tuple(instances), alone))
+    try:
+        requests = mig_plan.requests_from(parameters["wanted"])
+        plan = mig_plan.plan(fleet, requests, mig_plan.pins_from(parameters["pinned"]), _PLANNING, time.monotonic)
+    except ValueError as error:
+        raise mig_apply.Refusal(str(error)) from error
+    if not plan.satisfied:
+        raise mig_apply.Refusal("; ".join(_reason(reason, gpus) for reason in plan.reasons))
+    # A GPU that has nothing and is to get nothing is nobody's business.
+    layout = {
+        change.gpu.uuid: change.layout if change.mig_enabled else None
+        for change in plan.changes
+        if change.layout or change.gpu.instances or change.mode_change
+    }
+    return layout, plan.optimal
+
+
+def _reason(reason: mig_plan.Reason, gpus: t.Sequence[mig_smi.Gpu]) -> str:
+    near = next((f"; nearest: GPU {gpu.index} with {mig_apply.describe(reason.layout)}" for gpu in gpus if gpu.uuid == reason.uuid), "")
+    return f"wanted: {reason.missing} of {reason.request} cannot be had: {reason.reason}{near}"
 
 
 class Run:
@@ -206,6 +243,7 @@ class Run:
             "drawing": "".join(mig_apply.draw(gpu, models.get(gpu.uuid), wanted.get(gpu.uuid, "same")) for gpu in before),
             "gpus": [mig_apply.as_dict(gpu) for gpu in gpus],
             "layout": mig_host.layout_document(layout, None)["gpus"],
+            "optimal": self.optimal,
             "resources": mig_host.resources(gpus, self.parameters["whole_gpus"]),
             "sessions": self.sessions,
         }
@@ -215,8 +253,8 @@ class Run:
         check = bool(self.module.check_mode)
         gpus = self.look()
         models = mig_smi.models(mig_host.run, gpus)
-        layout = target(self.parameters, gpus, models)
-        items = mig_apply.work(gpus, layout, models, self.parameters["force_busy"])
+        layout, self.optimal = target(self.parameters, gpus, models)
+        items = mig_apply.work(gpus, layout, models, self.parameters["force_busy"], self.parameters["pinned"])
         needed = any(item.needed for item in items)
         document = mig_host.text(mig_host.layout_document(layout, {key: self.parameters[key] for key in ("layout", "wanted")}))
         written = mig_host.write(self.places.layout, document, check)

@@ -122,7 +122,7 @@ def test_it_says_where_it_stopped(tmp_path: Path) -> None:
         ({2: "1g.10gb@0"}, r"GPU 2 \(NVIDIA L4\) has no MIG, and 1g.10gb@0 is wanted on it"),
         ({0: "3g.40gb@2"}, "GPU 0: 3g.40gb cannot start at 2"),
         ({0: "3g.40gb@0 1g.10gb@3"}, "overlap in memory slot 3"),
-        ({0: "1g.5gb@0"}, "'1g.5gb' is not a profile of NVIDIA H100 80GB HBM3"),
+        ({0: "1g.5gb@0"}, "'1g.5gb' is not a profile of H100-80GB"),
         ({0: "1g.10gb+me@0 1g.10gb+me@1"}, "2 of 1g.10gb.me are more than the 1"),
         ({3: ""}, "layout: '3' is not a GPU of this host, which has 0 .*, 1 .*, 2"),
     ],
@@ -165,7 +165,7 @@ def test_a_busy_instance_goes_when_it_is_named(tmp_path: Path) -> None:
     host.hold(0, 4, 4711)
     host.hold(0, 6, 4712)
     uuid = host.gpus[0]["instances"][0]["compute"][0]["uuid"]
-    with pytest.raises(Refusal, match="force_busy: MIG-x is not a MIG device of this host, which has MIG-"):
+    with pytest.raises(Refusal, match="force_busy: MIG-x is not a device of this host, which has MIG-"):
         bring(host, {0: "1g.20gb@4 1g.10gb@6"}, forced=("MIG-x",))
     ended = []
 
@@ -177,6 +177,25 @@ def test_a_busy_instance_goes_when_it_is_named(tmp_path: Path) -> None:
     outcome = bring(host, {0: "1g.20gb@4 1g.10gb@6"}, forced=(uuid,), end_clients=end)
     assert ended == [4711] and host.layout(0) == "1g.20gb@4 1g.10gb@6"
     assert outcome.done[0] == "ended process 4711 on 1g.10gb@4 of GPU 0"
+
+
+def test_what_is_pinned_stays(tmp_path: Path) -> None:
+    host = Host(tmp_path, "H100-80GB", "H100-80GB")
+    host.fill(0, "1g.10gb@4 1g.10gb@6")
+    uuid = host.gpus[0]["instances"][1]["compute"][0]["uuid"]
+    gpus = mig_smi.read(host.run)
+    models = mig_smi.models(host.run, gpus)
+
+    def refused(layout: dict[int, str], **more: Any) -> str:
+        with pytest.raises(Refusal) as caught:
+            mig_apply.work(gpus, mig_apply.parse_layout({gpu: wanted(text) for gpu, text in layout.items()}, gpus), models, **more)
+        return str(caught.value)
+
+    assert refused({0: "1g.10gb@4"}, pinned=[uuid]) == f"GPU 0: 1g.10gb@6 ({uuid}) is pinned and would be destroyed"
+    assert refused({1: "7g.80gb@0"}, pinned=[host.uuid(1)]) == "GPU 1 is pinned, and the layout differs from what is there"
+    assert refused({}, pinned=[uuid], forced=[uuid]) == f"{uuid} is in force_busy and in pinned; it cannot be in both"
+    assert refused({}, pinned=["MIG-x"]).startswith("pinned: MIG-x is not a device of this host, which has GPU-")
+    mig_apply.work(gpus, {gpus[0].uuid: [Placement(6, "1g.10gb")]}, models, pinned=[uuid, host.uuid(1)])
 
 
 def test_a_client_that_lingers_is_waited_for(tmp_path: Path) -> None:

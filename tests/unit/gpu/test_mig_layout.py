@@ -107,6 +107,26 @@ def test_it_changes_what_it_says_and_nothing_twice(machine: Machine) -> None:
     assert len(machine.writes()) == writes
 
 
+def test_counts_are_planned_around_what_is_in_use(machine: Machine) -> None:
+    machine.hold(0, 0, os.getpid())
+    wanted = {"3g.40gb": 1, "1g.10gb": 4, "7g.80gb": 1}
+    done = machine.apply(wanted=wanted)
+    assert done["optimal"] and machine.layout(0) == "7g.80gb@0" and machine.layout(1) == "1g.10gb@0 1g.10gb@1 1g.10gb@2 1g.10gb@3 3g.40gb@4"
+    assert machine.kept("layout_file")["asked"] == {"layout": None, "wanted": wanted}
+    writes = len(machine.writes())
+    assert not machine.apply(wanted=wanted)["changed"] and len(machine.writes()) == writes
+    assert "in use by" not in str(machine.apply(check=True, wanted={"H100-80GB:1g.10gb": 4})["changes"])
+
+    pin = machine.gpus[1]["instances"][0]["compute"][0]["uuid"]
+    for bad, words in (
+        ({"7g.80gb": 2}, "wanted: 1 of 7g.80gb cannot be had"),
+        ({"1g.5gb": 1}, "'1g.5gb' is not a profile of H100-80GB"),
+        ({"1g.10gb": -1}, "wanted: 1g.10gb: -1 is not a count"),
+    ):
+        assert words in machine.apply(wanted=bad, pinned=[pin])["msg"]
+    assert len(machine.writes()) == writes
+
+
 def test_a_kill_at_any_write_is_mended(tmp_path: Path) -> None:
     """In real processes; every kind of interruption of a longer change is in test_mig_apply.py."""
     layout = {"0": places("1g.10gb@0", "3g.40gb@4")}
