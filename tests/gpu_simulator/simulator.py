@@ -658,15 +658,20 @@ def main(argv):
 
 
 def control(argv):
-    """`gpu-simulator`: make MODEL…, reboot, hold GPU INSTANCE PID, release PID, fail NTH HOW, writes, unload, load."""
+    """`gpu-simulator`: make [SETTING=TEXT…] MODEL…, reboot, hold GPU INSTANCE PID, hold-all PID, release PID, fail NTH HOW, writes, unload, load."""
     path = os.environ.get("GPU_SIMULATOR", DEFAULT_STATE)
     verb, words = argv[0], argv[1:]
     if verb == "make":
-        make(path, words)
+        settings = dict(word.split("=") for word in words if "=" in word)
+        make(path, [word for word in words if "=" not in word], **settings)
     elif verb == "reboot":
         reboot(path)
     elif verb == "hold":
         hold(path, int(words[0]), int(words[1]) if words[1] != "-" else None, int(words[2]))
+    elif verb == "hold-all":
+        for index, gpu in enumerate(load(path)["gpus"]):
+            for instance in gpu["instances"]:
+                hold(path, index, instance["id"], int(words[0]))
     elif verb == "release":
         release(path, int(words[0]))
     elif verb == "fail":
