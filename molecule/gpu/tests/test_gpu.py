@@ -66,6 +66,20 @@ def test_a_boot_without_a_driver_offers_nothing_and_docker_runs(control: Host) -
     assert len(json.loads(run(control, "cat /etc/docker/daemon.json"))["node-generic-resources"]) == len(devices(control)) == 7
 
 
+@pytest.mark.parametrize(("setting", "opens"), [("", False), ("DevicePolicy=auto\nDeviceAllow=", True)], ids=["as it is", "without its policy"])
+def test_the_unit_can_open_no_other_device(control: Host, setting: str, opens: bool) -> None:
+    """It is root with CAP_SYS_ADMIN, and the machine's disks are in the same /dev."""
+    attack = "/bin/sh -c '(: < /dev/loop-control) && echo opened; mknod /tmp/d c 10 237 && echo made; true'"
+    directory = "/run/systemd/system/metalhub-mig.service.d"
+    run(control, f"mkdir -p {directory} && cat > {directory}/attack.conf <<'X'\n[Service]\n{setting}\nExecStart=\nExecStart={attack}\nX")
+    try:
+        run(control, "systemctl daemon-reload; systemctl restart metalhub-mig.service")
+        said = run(control, "journalctl -o cat _SYSTEMD_INVOCATION_ID=$(systemctl show -p InvocationID --value metalhub-mig.service)")
+    finally:
+        run(control, f"rm -r {directory}; systemctl daemon-reload; systemctl restart metalhub-mig.service")
+    assert ("opened" in said, "made" in said) == (opens, opens), said
+
+
 @pytest.mark.parametrize("unit", ["metalhub-mig.service", "metalhub-mig-wait.service"])
 def test_exposure(control: Host, unit: str) -> None:
     assert float(run(control, f"systemd-analyze security --no-pager {unit} | tail -1 | grep -o '[0-9.]* [A-Z]' | cut -d' ' -f1")) <= 1.5
