@@ -17,7 +17,7 @@ import typing as t
 from .docker_config import replace_fragment
 from .engine_api import Engine, EngineError
 from .mig_apply import Layout
-from .mig_geometry import Placement
+from .mig_geometry import Placement, model
 from .mig_smi import Gpu, held_devices
 from .names import mig_resource
 
@@ -120,15 +120,23 @@ def read_layout(path: str) -> tuple[dict[str, tuple[Placement, ...] | None], t.A
 def resources(gpus: t.Iterable[Gpu], whole: bool = True) -> list[str]:
     """Swarm's generic resources: a MIG device as its profile's kind, and with ``whole`` a GPU without MIG as GPU.
 
-    A GPU whose mode is about to change, or an instance that is not one device, is nothing that a session could be given.
+    The kind is that of the table's name, so that drivers which round it otherwise offer the same. A GPU whose mode is about to change,
+    or an instance that is not one device, is nothing that a session could be given.
     """
     found = []
     for gpu in gpus:
         if gpu.mode:
-            found += [f"{mig_resource(each.profile)}={each.uuid}" for each in gpu.instances if each.whole]
+            found += [f"{mig_resource(_known_name(gpu, each.profile))}={each.uuid}" for each in gpu.instances if each.whole]
         elif whole and not gpu.pending:
             found.append(f"GPU={gpu.uuid}")
     return found
+
+
+def _known_name(gpu: Gpu, profile: str) -> str:
+    try:
+        return model(gpu.device_id).profile(profile).name
+    except ValueError:
+        return profile
 
 
 def kinds(slices: t.Iterable[str]) -> list[str]:
