@@ -360,7 +360,7 @@ def intentions(item: Work) -> list[str]:
 
 
 def as_dict(gpu: Gpu) -> dict[str, t.Any]:
-    """A GPU as the planner's filter takes it, and more for people."""
+    """A GPU for people and playbooks."""
     instances = [
         {"profile": each.profile, "start": each.start, "uuid": each.uuid, "busy": each.busy, "users": users(each)} for each in gpu.instances
     ]
@@ -376,6 +376,37 @@ def as_dict(gpu: Gpu) -> dict[str, t.Any]:
         "users": users(gpu),
         "instances": instances,
     }
+
+
+def fleet(gpus: t.Iterable[Gpu], models: t.Mapping[str, Model], forced: t.Collection[str] = ()) -> list[dict[str, t.Any]]:
+    """The GPUs with MIG as the planner takes them, with the profiles that their drivers list; what is ``forced`` counts as idle.
+
+    An instance without a device has no UUID, and gets a name that is none.
+    """
+    return [
+        {
+            "uuid": gpu.uuid,
+            "index": gpu.index,
+            "device_id": f"0x{gpu.device_id:04X}",
+            "mig_enabled": bool(gpu.mode),
+            "busy": bool(gpu.pids or gpu.containers),
+            "profiles": [
+                {"name": each.name, "id": each.driver_id, "max": each.max_count, "starts": list(each.starts), "size": each.slots}
+                for each in models[gpu.uuid].profiles
+            ],
+            "instances": [
+                {
+                    "profile": _canonical(models[gpu.uuid], each.profile),
+                    "start": each.start,
+                    "uuid": each.uuid or f"{gpu.uuid}/{each.id}",
+                    "busy": each.busy and each.uuid not in forced,
+                }
+                for each in gpu.instances
+            ],
+        }
+        for gpu in gpus
+        if gpu.uuid in models
+    ]
 
 
 def now(gpu: Gpu) -> tuple[Placement, ...] | None:

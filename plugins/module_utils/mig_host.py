@@ -17,9 +17,11 @@ import typing as t
 from .docker_config import replace_fragment
 from .engine_api import Engine, EngineError
 from .mig_apply import Layout
-from .mig_geometry import Placement, model
+from .mig_fleet import Gpu as FleetGpu
+from .mig_fleet import Instance as FleetInstance
+from .mig_geometry import Model, Placement, model
+from .mig_resources import generic_resources, swarm_resource
 from .mig_smi import Gpu, held_devices
-from .names import mig_resource
 
 _CDI_UNIT = "nvidia-cdi-refresh.service"
 _UNIT_DIRECTORIES = ("/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
@@ -123,13 +125,13 @@ def resources(gpus: t.Iterable[Gpu], whole: bool = True) -> list[str]:
     The kind is that of the table's name, so that drivers which round it otherwise offer the same. A GPU whose mode is about to change,
     or an instance that is not one device, is nothing that a session could be given.
     """
-    found = []
+    offered = []
     for gpu in gpus:
-        if gpu.mode:
-            found += [f"{mig_resource(_known_name(gpu, each.profile))}={each.uuid}" for each in gpu.instances if each.whole]
-        elif whole and not gpu.pending:
-            found.append(f"GPU={gpu.uuid}")
-    return found
+        if gpu.mode or (whole and not gpu.pending):
+            instances = [FleetInstance(_known_name(gpu, each.profile), each.start, each.uuid) for each in gpu.instances if each.whole]
+            nothing = Model(gpu.name, (gpu.device_id,), 0, 0, ())
+            offered.append(FleetGpu(gpu.uuid, gpu.index, nothing, bool(gpu.mode), tuple(instances)))
+    return generic_resources(offered)
 
 
 def _known_name(gpu: Gpu, profile: str) -> str:
@@ -141,7 +143,7 @@ def _known_name(gpu: Gpu, profile: str) -> str:
 
 def kinds(slices: t.Iterable[str]) -> list[str]:
     """The variables in which Swarm hands such resources to a task, for the toolkit's ``swarm-resource``."""
-    return sorted({f"DOCKER_RESOURCE_{item.partition('=')[0]}" for item in slices})
+    return swarm_resource(slices).split(",")
 
 
 def docker_fragment(slices: t.Sequence[str]) -> dict[str, list[str]]:

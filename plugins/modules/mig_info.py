@@ -38,6 +38,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+fleet:
+  description: The GPUs with MIG, and the profiles that their drivers list, as the filter P(metalhub.platform.mig_plan#filter) takes them.
+  returned: success
+  type: list
+  elements: dict
 gpus:
   description:
     - Each GPU with C(uuid), C(index), C(name), C(device_id) (such as C(0x2330)), C(mig_capable), C(mig_enabled), C(mig_pending), C(busy),
@@ -84,6 +89,7 @@ def main() -> None:
     gpus = mig_smi.with_containers(gpus, held)
     module.exit_json(
         changed=False,
+        fleet=mig_apply.fleet(gpus, models),
         gpus=[mig_apply.as_dict(gpu) for gpu in gpus],
         drawing="".join(mig_apply.draw(gpu, models.get(gpu.uuid)) for gpu in gpus),
         resources=mig_host.resources(gpus, module.params["whole_gpus"]),

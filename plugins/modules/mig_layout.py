@@ -142,7 +142,7 @@ import time  # noqa: E402
 import typing as t  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible_collections.metalhub.platform.plugins.module_utils import mig_apply, mig_host, mig_plan, mig_smi  # noqa: E402
+from ansible_collections.metalhub.platform.plugins.module_utils import mig_apply, mig_fleet, mig_host, mig_plan, mig_smi  # noqa: E402
 from ansible_collections.metalhub.platform.plugins.module_utils.engine_api import Engine, EngineError  # noqa: E402
 from ansible_collections.metalhub.platform.plugins.module_utils.mig_geometry import Model, Placement  # noqa: E402
 
@@ -174,20 +174,21 @@ def target(
     """The layout that is wanted, given or planned, and whether none is better. Raises Refusal."""
     if parameters["wanted"] is None:
         return mig_apply.parse_layout(parameters["layout"], gpus), True
-    forced = set(parameters["force_busy"])
-    fleet = []
-    for gpu in gpus:
-        if gpu.uuid in models:
-            instances = [
-                # One without a device has no UUID.
-                mig_plan.Instance(each.profile, each.start, each.uuid or f"{gpu.uuid}/{each.id}", each.busy and each.uuid not in forced)
-                for each in gpu.instances
-            ]
-            alone = bool(gpu.pids or gpu.containers)
-            fleet.append(mig_plan.Gpu(gpu.uuid, gpu.index, models[gpu.uuid], bool(gpu.mode), tuple(instances), alone))
+    # Not by way of plain data, which has no aliases: a count may use the table's name where the driver rounds otherwise.
+    fleet = [
+        mig_fleet.Gpu(
+            each["uuid"],
+            each["index"],
+            models[each["uuid"]],
+            each["mig_enabled"],
+            tuple(mig_fleet.Instance(**instance) for instance in each["instances"]),
+            each["busy"],
+        )
+        for each in mig_apply.fleet(gpus, models, parameters["force_busy"])
+    ]
     try:
-        requests = mig_plan.requests_from(parameters["wanted"])
-        plan = mig_plan.plan(fleet, requests, mig_plan.pins_from(parameters["pinned"]), _PLANNING, time.monotonic)
+        requests = mig_fleet.requests_from(parameters["wanted"])
+        plan = mig_plan.plan(fleet, requests, mig_fleet.pins_from(parameters["pinned"]), _PLANNING, time.monotonic)
     except ValueError as error:
         raise mig_apply.Refusal(str(error)) from error
     if not plan.satisfied:

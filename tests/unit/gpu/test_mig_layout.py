@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.metalhub.platform.plugins.module_utils import mig_fleet, mig_smi
 from ansible_collections.metalhub.platform.plugins.modules import mig_info, mig_layout
 from gpu_simulator import simulator
 from gpu_simulator.host import Host
@@ -125,6 +126,24 @@ def test_counts_are_planned_around_what_is_in_use(machine: Machine) -> None:
     ):
         assert words in machine.apply(wanted=bad, pinned=[pin])["msg"]
     assert len(machine.writes()) == writes
+
+
+def test_counts_in_the_tables_names_where_the_driver_rounds_otherwise(tmp_path: Path) -> None:
+    host = Host(tmp_path, "H100-80GB")
+
+    def run(argv: list[str]) -> tuple[int, str]:
+        status, text = host.run(argv)
+        return status, text.replace("3g.40gb", "3g.39gb")
+
+    gpus = mig_smi.read(run)
+    layout, _ = mig_layout.target({"wanted": {"3g.40gb": 1}, "pinned": [], "force_busy": []}, gpus, mig_smi.models(run, gpus))
+    assert [place.profile for place in layout[host.uuid(0)]] == ["3g.39gb"]
+
+
+def test_what_is_read_is_what_the_planner_takes(machine: Machine) -> None:
+    machine.fill(1, "1g.10gb+me@0!")
+    fleet = mig_fleet.gpus_from(machine.module(mig_info.main)["fleet"])
+    assert [(gpu.uuid, gpu.model.name, len(gpu.instances)) for gpu in fleet] == [(machine.uuid(gpu), "H100-80GB", 1) for gpu in (0, 1)]
 
 
 def test_a_kill_at_any_write_is_mended(tmp_path: Path) -> None:
