@@ -85,7 +85,7 @@ actions:
   type: list
   elements: str
 changes:
-  description: A line for each GPU that changes, such as C(GPU 0: 7g.80gb → 3g.40gb@4 + 4×1g.10gb@0-3).
+  description: "A line for each GPU that changes, such as C(GPU 0: 7g.80gb → 3g.40gb@4 + 4×1g.10gb@0-3)."
   returned: success
   type: str
 destroyed:
