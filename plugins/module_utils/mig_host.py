@@ -20,7 +20,7 @@ from .mig_apply import Layout
 from .mig_fleet import Gpu as FleetGpu
 from .mig_fleet import Instance as FleetInstance
 from .mig_geometry import Model, Placement, model
-from .mig_resources import generic_resources, swarm_resource
+from .mig_resources import generic_resources
 from .mig_smi import Gpu, held_devices
 
 _CDI_UNIT = "nvidia-cdi-refresh.service"
@@ -35,13 +35,12 @@ _TIMEOUT = 300
 class Places:
     """Where the files are; an empty path is a file that is not kept.
 
-    ``layout`` is the desired layout, ``docker`` the fragment of daemon.json, ``toolkit`` that of the container toolkit's settings,
-    ``cdi`` the CDI specification and ``stamp`` what it was made for, which has to be gone after a boot, as the specification is.
+    ``layout`` is the desired layout, ``docker`` the fragment of daemon.json, ``cdi`` the CDI specification and ``stamp`` what it was
+    made for, which has to be gone after a boot, as the specification is.
     """
 
     layout: str = "/etc/metalhub/mig/layout.json"
     docker: str = "/etc/metalhub/docker.d/mig.json"
-    toolkit: str = "/etc/metalhub/toolkit.d/mig.json"
     cdi: str = "/var/run/cdi/nvidia.yaml"
     stamp: str = "/run/metalhub-mig/cdi"
 
@@ -116,7 +115,7 @@ def read_layout(path: str) -> tuple[dict[str, tuple[Placement, ...] | None], t.A
     return gpus, asked
 
 
-# What Swarm and the toolkit are told
+# What Swarm is told
 
 
 def resources(gpus: t.Iterable[Gpu], whole: bool = True) -> list[str]:
@@ -141,19 +140,9 @@ def _known_name(gpu: Gpu, profile: str) -> str:
         return profile
 
 
-def kinds(slices: t.Iterable[str]) -> list[str]:
-    """The variables in which Swarm hands such resources to a task, for the toolkit's ``swarm-resource``."""
-    return swarm_resource(slices).split(",")
-
-
 def docker_fragment(slices: t.Sequence[str]) -> dict[str, list[str]]:
     """The fragment of daemon.json."""
     return {_RESOURCES: list(slices)} if slices else {}
-
-
-def toolkit_fragment(slices: t.Sequence[str]) -> dict[str, list[str]]:
-    """The fragment of the container toolkit's settings."""
-    return {"swarm-resource": kinds(slices)} if slices else {}
 
 
 def text(document: t.Any) -> str:
@@ -198,11 +187,9 @@ def write(path: str, content: str, check_mode: bool = False) -> bool:
     return True
 
 
-def publish(gpus: t.Sequence[Gpu], places: Places, whole: bool, check_mode: bool = False) -> list[str]:
-    """Write the fragments for what is there now; the paths that were different."""
-    slices = resources(gpus, whole)
-    contents = ((places.docker, docker_fragment(slices)), (places.toolkit, toolkit_fragment(slices)))
-    return [path for path, fragment in contents if write(path, text(fragment), check_mode)]
+def publish(gpus: t.Sequence[Gpu], places: Places, whole: bool, check_mode: bool = False) -> bool:
+    """Write the fragment for what is there now; whether it was different."""
+    return write(places.docker, text(docker_fragment(resources(gpus, whole))), check_mode)
 
 
 def renew_daemon(daemon: t.Mapping[str, t.Any], before: t.Any, gpus: t.Sequence[Gpu], whole: bool) -> dict[str, t.Any]:

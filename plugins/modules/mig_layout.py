@@ -44,10 +44,6 @@ options:
     description: File for the settings of Docker, the node's generic resources; empty for none.
     type: str
     default: ""
-  toolkit_fragment:
-    description: File for the settings of the NVIDIA container toolkit, C(swarm-resource); empty for none.
-    type: str
-    default: ""
   refresh_cdi:
     description: Whether the CDI specification is made anew where it is for other devices.
     type: bool
@@ -217,7 +213,6 @@ class Run:
         self.places = mig_host.Places(
             layout=self.parameters["layout_file"],
             docker=self.parameters["docker_fragment"],
-            toolkit=self.parameters["toolkit_fragment"],
         )
 
     def look(self) -> tuple[mig_smi.Gpu, ...]:
@@ -263,9 +258,9 @@ class Run:
             published = mig_host.publish(gpus, self.places, self.parameters["whole_gpus"], True)
             return {
                 **self.result(gpus, gpus, items, models, layout),
-                "changed": needed or written or bool(published),
+                "changed": needed or written or published,
                 "actions": [line for item in items for line in mig_apply.intentions(item)],
-                "engine_restart": bool(self.places.docker) and (needed or self.places.docker in published),
+                "engine_restart": bool(self.places.docker) and (needed or published),
                 "reboot_required": False,
                 "reboot_reasons": [],
             }
@@ -291,9 +286,9 @@ class Run:
             refreshed = not mig_host.cdi_stale(after, self.places)
         return {
             **self.result(after, gpus, items, models, layout),
-            "changed": bool(outcome.done) or written or bool(published) or refreshed,
+            "changed": bool(outcome.done) or written or published or refreshed,
             "actions": list(outcome.done),
-            "engine_restart": self.places.docker in published,
+            "engine_restart": published,
             "reboot_required": bool(outcome.reboot),
             "reboot_reasons": list(outcome.reboot.values()),
         }
@@ -310,7 +305,6 @@ def main() -> None:
             "whole_gpus": {"type": "bool", "default": True},
             "layout_file": {"type": "str", "default": ""},
             "docker_fragment": {"type": "str", "default": ""},
-            "toolkit_fragment": {"type": "str", "default": ""},
             "refresh_cdi": {"type": "bool", "default": True},
             "engine_socket": {"type": "path", "default": "/run/docker.sock"},
         },

@@ -33,8 +33,6 @@ def test_swarm_offers_what_is_there(control: Host) -> None:
     fragment = json.loads(run(control, "cat /etc/metalhub/docker.d/mig.json"))
     daemon = json.loads(run(control, "cat /etc/docker/daemon.json"))
     assert fragment["node-generic-resources"] == daemon["node-generic-resources"]
-    variables = json.loads(run(control, "cat /etc/metalhub/toolkit.d/mig.json"))["swarm-resource"]
-    assert variables == [f"DOCKER_RESOURCE_{kind}" for kind in sorted(set(kinds))]
 
 
 def test_cdi_is_for_them(control: Host) -> None:

@@ -34,7 +34,7 @@ class Machine(Host):
         self.program("nvidia-ctk", f'exec {PROGRAMS}/nvidia-ctk "$@"')
         monkeypatch.setenv("PATH", f"{directory}/bin:{PROGRAMS}:/usr/bin:/bin")
         monkeypatch.setenv("GPU_SIMULATOR", self.path)
-        names = ("layout", "docker", "toolkit", "cdi", "stamp")
+        names = ("layout", "docker", "cdi", "stamp")
         self.places = {name: str(directory / "host" / name) for name in names}
         (directory / "settings").write_text(json.dumps({"whole_gpus": True, "places": self.places}))
         self.daemon = directory / "daemon.json"
@@ -189,8 +189,8 @@ def test_devices_that_changed_by_hand_are_seen(machine: Machine, capsys: pytest.
     assert machine.check(capsys) == "layout"
     machine.agent.boot()
     assert machine.check(capsys) == "ok"
-    os.unlink(machine.places["toolkit"])
-    assert machine.check(capsys) == "fragments"
+    os.unlink(machine.places["docker"])
+    assert machine.check(capsys) == "fragment"
 
 
 def test_the_program_as_it_is_installed() -> None:

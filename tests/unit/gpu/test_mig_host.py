@@ -1,4 +1,4 @@
-"""What a host keeps of its layout, and what it tells the toolkit."""
+"""What a host keeps of its layout, and what it tells Swarm and the toolkit."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ def test_what_is_offered(gpus: tuple[mig_smi.Gpu, ...]) -> None:
     slices = [f"MIG_3G_40GB={large.uuid}", f"MIG_1G_10GB_ME={media.uuid}"]
     assert mig_host.resources(gpus) == [*slices, f"GPU={gpus[2].uuid}", f"GPU={gpus[3].uuid}"]
     assert mig_host.resources(gpus, whole=False) == slices
-    assert mig_host.kinds(mig_host.resources(gpus)) == ["DOCKER_RESOURCE_GPU", "DOCKER_RESOURCE_MIG_1G_10GB_ME", "DOCKER_RESOURCE_MIG_3G_40GB"]
-    assert mig_host.docker_fragment([]) == mig_host.toolkit_fragment([]) == {}
+    assert mig_host.docker_fragment(slices) == {"node-generic-resources": slices} and mig_host.docker_fragment([]) == {}
 
 
 def test_a_layout_is_read_as_it_was_written(tmp_path: Path) -> None:

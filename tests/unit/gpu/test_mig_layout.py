@@ -30,7 +30,7 @@ class Machine(Host):
         super().__init__(directory, *models, **settings)
         self.directory = directory
         self.socket = str(directory / "docker.sock")
-        self.files = {name: str(directory / "etc" / f"{name}.json") for name in ("layout_file", "docker_fragment", "toolkit_fragment")}
+        self.files = {name: str(directory / "etc" / f"{name}.json") for name in ("layout_file", "docker_fragment")}
 
     def module(self, main: Callable[[], None], check: bool = False, **arguments: Any) -> dict[str, Any] | None:
         """Run a module in a process of its own, as Ansible does; None where it was killed."""
@@ -94,7 +94,6 @@ def test_it_changes_what_it_says_and_nothing_twice(machine: Machine) -> None:
     uuids = [each["uuid"] for each in done["gpus"][0]["instances"]]
     assert done["resources"] == [*(f"MIG_1G_10GB={uuid}" for uuid in uuids[:4]), f"MIG_3G_40GB={uuids[4]}", f"GPU={machine.uuid(1)}", f"GPU={machine.uuid(2)}"]
     assert machine.kept("docker_fragment") == {"node-generic-resources": done["resources"]}
-    assert machine.kept("toolkit_fragment") == {"swarm-resource": ["DOCKER_RESOURCE_GPU", "DOCKER_RESOURCE_MIG_1G_10GB", "DOCKER_RESOURCE_MIG_3G_40GB"]}
     assert machine.kept("layout_file") == {
         "version": 1,
         "gpus": {machine.uuid(0): LAYOUT["0"]},
