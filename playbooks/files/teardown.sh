@@ -91,7 +91,8 @@ remove() {
 
     # 5. Software, and state where that was asked for. Nothing here is a parent of homes: those and their images lie in
     # directories that are not named, and --one-file-system stops at a mount.
-    gone /opt/metalhub /run/metalhub /etc/metalhub/docker.d /etc/metalhub/session /etc/metalhub/traefik
+    gone /opt/metalhub /run/metalhub /run/metalhub-mig /etc/metalhub/docker.d /etc/metalhub/mig /etc/metalhub/session
+    gone /etc/metalhub/traefik
     [ "$state" != state ] || gone /var/lib/metalhub/hub /var/lib/metalhub/registry /var/lib/metalhub/traefik /var/lib/metalhub/routes /var/log/metalhub-traefik
     [ "$secrets" != secrets ] || gone /etc/metalhub/ca /etc/metalhub/pki /etc/metalhub/secrets
     rmdir --ignore-fail-on-non-empty /etc/metalhub /var/lib/metalhub 2>/dev/null || true

@@ -101,3 +101,24 @@ def _dispatch_line(item: Choice, runtime: Fragment) -> str:
             "legal is a path, and runtimeArgs without blanks"
         )
     return " ".join([item.choice, *words]) + "\n"
+
+
+def replace_fragment(merged: Fragment, old: Fragment, new: Fragment) -> dict[str, t.Any]:
+    """Swap one owner's lists in a merged document, as merging all fragments again would.
+
+    ``old`` and ``new`` are that owner's fragment: lists of items that nobody else wants. ``merge_fragments`` keeps an owner's items
+    together, so ``new`` takes the place of ``old``, or the end where nothing of it is there. A list that ends up empty is left out.
+    Raises TypeError for a value that is not a list.
+    """
+    document = dict(merged)
+    for key in {**old, **new}:
+        before, after = old.get(key, []), new.get(key, [])
+        known = document.get(key, [])
+        if not (isinstance(before, list) and isinstance(after, list) and isinstance(known, list)):
+            raise TypeError(f"Docker setting {key} is not a list in every place: {known!r}, {before!r}, {after!r}")
+        place = next((index for index, item in enumerate(known) if item in before), len(known))
+        rest = [item for item in known if item not in before]
+        document[key] = [*rest[:place], *after, *rest[place:]]
+        if not document[key]:
+            del document[key]
+    return document

@@ -9,6 +9,7 @@ from ansible_collections.metalhub.platform.plugins.module_utils.docker_config im
     FragmentConflict,
     merge_fragments,
     merge_with_dispatcher,
+    replace_fragment,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -117,3 +118,23 @@ def test_bad_choices(choices, words):
     with pytest.raises(DispatchProblem) as caught:
         merge_with_dispatcher({"gvisor": GVISOR, "site": {"runtimes": runtimes}}, choices)
     assert "docker_dispatch" in str(caught.value) and words in str(caught.value)
+
+
+@given(*[st.lists(st.text("ab", min_size=1, max_size=2), unique=True, max_size=3) for _ in range(4)])
+def test_a_swapped_fragment_is_as_if_merged_anew(first, last, old, new):
+    """What the boot unit does on the host agrees with what the next run computes on the controller."""
+
+    def merged(slices):
+        mine = [f"MIG={item}" for item in slices]
+        fragments = {"docker": {"r": first, "x": 1}, "mig": {"r": mine} if mine else {}, "site": {"r": last} if old and new else {}}
+        return {key: value for key, value in merge_fragments(fragments).items() if value != []}
+
+    def fragment(slices):
+        return {"r": [f"MIG={item}" for item in slices]} if slices else {}
+
+    assert replace_fragment(merged(old), fragment(old), fragment(new)) == merged(new)
+
+
+def test_only_lists_can_be_swapped():
+    with pytest.raises(TypeError, match="Docker setting mtu"):
+        replace_fragment({"mtu": 1400}, {"mtu": 1400}, {})

@@ -1,0 +1,6 @@
+"""The simulated GPUs, importable as `gpu_simulator`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
