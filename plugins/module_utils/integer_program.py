@@ -1,9 +1,10 @@
 """Small integer programs with costs in an order of importance, solved exactly.
 
-Branch and bound over linear relaxations. The relaxations are solved by the dual simplex method for bounded variables in integers
-(the inverse of the basis is kept as its adjugate and determinant, after Edmonds and Bareiss), so that no bound is ever off by a
-rounding error. What makes the bounds strong is that each level of the cost is an integer: a relaxation that needs 15.2 GPUs
-means 16, and says something about the next level only once that is a row of the program.
+Branch and cut over linear relaxations. The relaxations are solved by the dual simplex method for bounded variables in integers
+(the inverse of the basis is kept as its adjugate and determinant, after Edmonds and Bareiss), so that no bound and no cut is ever
+off by a rounding error. What makes the bounds strong: each level of the cost is an integer, so a relaxation that needs 15.2 GPUs
+means 16, and says something about the next level only once that is a row of the program; sums of rows that are odd on one side
+only (the {0, 1/2}-cuts of Caprara and Fischetti) and Gomory's cuts; and branching first on how many columns share a cost.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ import typing as t
 # rounded up whatever the levels below do.
 _SLACK = 1 << 16
 
-# How far the search for a first good solution goes.
+# Nodes that the search for a first good solution looks at.
 _DIVE = 200
 
-# Gomory's cuts: how many a round, how many rounds without a gain (and four times that in all), and how large the determinant of
-# the basis may become.
+# Cuts of each kind in a round; rounds without a gain before the end, and a quarter of all rounds; how large the determinant of the
+# basis may become; and how many dimensions of the null space of parities are looked through.
 _CUTS = 8
-_SPACE = 8
-
-# A program is made anew without the columns that cannot help where less than this part of them is left.
-_SHRINK = 0.7
 _PATIENCE = 3
 _SCALE = 1 << 24
+_SPACE = 8
+
+# Where less than this part of the columns can still help, the program is made anew without the others.
+_SHRINK = 0.7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -300,12 +301,7 @@ class _Relaxation:
         # In the variables' own directions, measured from where they rest.
         for variable, number in enumerate(negated):
             if number:
-                if self.turned[variable]:
-                    high = self.high[variable]
-                    assert high is not None
-                    limit -= number * high
-                else:
-                    limit -= number * self.low[variable]
+                limit -= number * self.at(variable)
         line = [0] * len(self.basis)
         value = limit * self.scale
         for row, variable in enumerate(self.basis):
@@ -344,8 +340,8 @@ class _Relaxation:
             factor = (-number if self.turned[variable] else number) % modulus
             if not factor or self.low[variable] == self.high[variable]:
                 continue
-            low += factor * (-self.at(variable) if self.turned[variable] else self.at(variable))
             factor = -factor if self.turned[variable] else factor
+            low += factor * self.at(variable)
             if variable < program.count:
                 factors[variable] += factor
                 continue
@@ -437,17 +433,12 @@ class _Relaxation:
         found = []
         for row, variable in enumerate(self.basis):
             if variable < self.program.count:
-                value = self.value[row]
-                if self.turned[variable]:
-                    high = self.high[variable]
-                    assert high is not None
-                    found.append((variable, high * self.scale - value))
-                else:
-                    found.append((variable, self.low[variable] * self.scale + value))
+                value = -self.value[row] if self.turned[variable] else self.value[row]
+                found.append((variable, self.at(variable) * self.scale + value))
         return found
 
     def at(self, variable: int) -> int:
-        """The bound at which a variable rests that is not basic."""
+        """The bound from which a variable is measured, and at which it is where it is not basic."""
         bound = self.high[variable] if self.turned[variable] else self.low[variable]
         assert bound is not None
         return bound
@@ -569,9 +560,10 @@ class _Search:
             raise _LateError
 
     def _cut(self, node: _Relaxation, patience: int = _PATIENCE) -> _Relaxation | None:
-        """Strengthen a solved relaxation by rounds of Gomory's cuts while that helps; None where nothing better can be below it."""
+        """Strengthen a solved relaxation by rounds of cuts while that helps; None where nothing better can be below it."""
         idle = 0
         for _ in range(4 * patience):
+            # Gomory's cuts of the variables that are nearest to a half.
             rows = [row for row, value in enumerate(node.value) if value % node.scale and node.basis[row] < self.prepared.count]
             if not rows:
                 break
