@@ -86,12 +86,12 @@ class _Levels:
         self.last = max((level for level, used in enumerate(live) if used), default=0)
         weights = [1]
         reach = 0
-        for limit, used in zip(reversed(self.most[1:]), reversed(live[1:]), strict=True):
+        for limit, used in zip(reversed(self.most[1:]), reversed(live[1:])):
             reach += weights[-1] * limit
             weights.append((reach + 1) * (_SLACK if used else 1))
         self.weights = tuple(reversed(weights))
         rest = [0]
-        for weight, limit in zip(reversed(self.weights), reversed(self.most), strict=True):
+        for weight, limit in zip(reversed(self.weights), reversed(self.most)):
             rest.append(rest[-1] + weight * limit)
         # below[k]: the most that the levels after k can add up to.
         self.below = tuple(reversed(rest[:-1]))
@@ -99,7 +99,7 @@ class _Levels:
     def join(self, levels: t.Sequence[int]) -> int:
         """The levels as one number. One that is more than any solution has counts as above all that begins like it."""
         total = 0
-        for weight, level, most, below in zip(self.weights, levels, self.most, self.below, strict=True):
+        for weight, level, most, below in zip(self.weights, levels, self.most, self.below):
             if level > most:
                 return total + weight * most + below + 1
             total += weight * level
@@ -109,7 +109,7 @@ class _Levels:
         """The smallest levels that are not below a fraction, and the level that had to be rounded up (None: none had to)."""
         rest = -(-numerator // denominator)
         levels: list[int] = []
-        for index, (weight, below) in enumerate(zip(self.weights, self.below, strict=True)):
+        for index, (weight, below) in enumerate(zip(self.weights, self.below)):
             level, rest = divmod(rest, weight)
             if rest > below:
                 return (*levels, level + 1, *(0,) * (len(self.weights) - index - 1)), index
@@ -199,7 +199,7 @@ class _Relaxation:
                     for column, number in program.sparse[row]:
                         alpha[column] += factor * number
                 else:
-                    alpha = [a + factor * number for a, number in zip(alpha, self.cuts[row - rows], strict=True)]
+                    alpha = [a + factor * number for a, number in zip(alpha, self.cuts[row - rows])]
         alpha += rho
         return alpha
 
@@ -258,9 +258,9 @@ class _Relaxation:
             if number:
                 other = self.inverse[index]
                 if scale == 1:
-                    self.inverse[index] = [number * a + pivot * b for a, b in zip(line, other, strict=True)]
+                    self.inverse[index] = [number * a + pivot * b for a, b in zip(line, other)]
                 else:
-                    self.inverse[index] = [(number * a + pivot * b) // scale for a, b in zip(line, other, strict=True)]
+                    self.inverse[index] = [(number * a + pivot * b) // scale for a, b in zip(line, other)]
                 self.value[index] = (number * value + pivot * self.value[index]) // scale
             elif pivot != scale:
                 self.inverse[index] = [pivot * b // scale for b in self.inverse[index]]
@@ -273,7 +273,7 @@ class _Relaxation:
         if first or pivot != scale:
             self.reduced = [
                 (number * pivot + first * a) // scale if position < 0 else 0
-                for number, a, position in zip(self.reduced, alpha, place, strict=True)
+                for number, a, position in zip(self.reduced, alpha, place)
             ]
         self.reduced[entering] = 0
         self.reduced[leaving] = first
@@ -308,7 +308,7 @@ class _Relaxation:
             number = negated[variable] if variable < count else 0
             if number:
                 number = -number if self.turned[variable] else number
-                line = [a - number * b for a, b in zip(line, self.inverse[row], strict=True)]
+                line = [a - number * b for a, b in zip(line, self.inverse[row])]
                 value -= number * self.value[row]
         for other in self.inverse:
             other.append(0)
@@ -330,7 +330,7 @@ class _Relaxation:
         """
         program = self.program
         alpha = self._alpha(multipliers)
-        right = sum(multiplier * limit for multiplier, limit in zip(multipliers, self.limits, strict=True) if multiplier)
+        right = sum(multiplier * limit for multiplier, limit in zip(multipliers, self.limits) if multiplier)
         right -= sum(number * self.at(variable) for variable, number in enumerate(alpha) if number)
         low = right % modulus
         if not low:
@@ -352,7 +352,7 @@ class _Relaxation:
                 for column, entry in program.sparse[slack]:
                     factors[column] -= factor * entry
             else:
-                factors = [a - factor * entry for a, entry in zip(factors, self.cuts[slack - len(program.sparse)], strict=True)]
+                factors = [a - factor * entry for a, entry in zip(factors, self.cuts[slack - len(program.sparse)])]
         common = math.gcd(*factors)
         if not common:
             return False
@@ -379,7 +379,7 @@ class _Relaxation:
                 odd |= (number & 1) << at
             masks.append((odd, value))
             if value >= scale:
-                against = [space for space in spaces if (space & odd).bit_count() & 1]
+                against = [space for space in spaces if bin(space & odd).count("1") & 1]
                 if against:
                     spaces = [space for space in spaces if space not in against] + [space ^ against[0] for space in against[1:]]
         found = []
@@ -388,7 +388,7 @@ class _Relaxation:
             for at, each in enumerate(spaces[:_SPACE]):
                 if chosen >> at & 1:
                     space ^= each
-            odd_part = sum(value for odd, value in masks if (space & odd).bit_count() & 1)
+            odd_part = sum(value for odd, value in masks if bin(space & odd).count("1") & 1)
             if odd_part < scale:
                 found.append((odd_part, [row for at, row in enumerate(rows) if space >> at & 1]))
         found.sort(key=lambda each: (each[0], len(each[1])))
@@ -462,7 +462,7 @@ class _Prepared:
         self.program = program
         # A level that no column changes is left out of the comparison.
         live = [any(column.cost[level] for column in program.columns) for level in range(len(program.base))]
-        most = [limit if used else number for limit, used, number in zip(program.most, live, program.base, strict=True)]
+        most = [limit if used else number for limit, used, number in zip(program.most, live, program.base)]
         self.levels = _Levels(most, live)
         self.count = len(program.columns)
         self.cost = [column.cost for column in program.columns]
@@ -491,7 +491,7 @@ class _Prepared:
     def price(self, values: t.Sequence[int]) -> tuple[int, ...]:
         """The cost of values, per level."""
         total = list(self.base_levels)
-        for amount, cost in zip(values, self.cost, strict=True):
+        for amount, cost in zip(values, self.cost):
             if amount:
                 for level, number in enumerate(cost):
                     total[level] += amount * number
@@ -551,7 +551,7 @@ class _Search:
         found = solve(smaller, self.late, below=self.best_cost)
         if found.values is not None:
             values = [0] * self.prepared.count
-            for variable, value in zip(free, found.values, strict=True):
+            for variable, value in zip(free, found.values):
                 values[variable] = value
             self.offer(values)
         if not found.optimal:

@@ -96,7 +96,7 @@ class Plan:
 
     def as_dict(self) -> dict[str, t.Any]:
         """Plain data, the form that the filter returns."""
-        objective, bound = dict(zip(LEVELS, self.objective, strict=True)), dict(zip(LEVELS, self.bound, strict=True))
+        objective, bound = dict(zip(LEVELS, self.objective)), dict(zip(LEVELS, self.bound))
         return {
             "satisfied": self.satisfied,
             "optimal": self.optimal,
@@ -177,8 +177,8 @@ def plan(
         changes.append(_change(gpu, there if places is None else [Placement(start, name) for name, start in places]))
     objective = _objective(changes, sum(choice.missing))
     # GPUs that could not be changed are not in the costs that were compared.
-    bound = tuple(total - cost + least for total, cost, least in zip(objective, choice.cost, choice.bound, strict=True))
-    missing = {request.key: number for request, number in zip(wanted, choice.missing, strict=True) if number}
+    bound = tuple(total - cost + least for total, cost, least in zip(objective, choice.cost, choice.bound))
+    missing = {request.key: number for request, number in zip(wanted, choice.missing) if number}
     reasons = tuple(_reason(fleet, changes, at, number) for at, number in enumerate(choice.missing) if number)
     return Plan(choice.optimal, missing, reasons, tuple(changes), objective, objective if choice.optimal else bound)
 
@@ -205,11 +205,11 @@ def _objective(changes: t.Sequence[Change], missing: int) -> tuple[int, ...]:
         if change.layout:
             shape = shape_of(change.gpu.model)
             profiles = [shape.by_name[place.profile] for place in change.layout]
-            mask = sum(((1 << profile.slots) - 1) << place.start for profile, place in zip(profiles, change.layout, strict=True))
+            mask = sum(((1 << profile.slots) - 1) << place.start for profile, place in zip(profiles, change.layout))
             compute, memory, fragmentation = shape.lost(mask, sum(shape.use[profile.name] for profile in profiles))
             total[3] += 1
             total[4] += change.gpu.model.compute - sum(profile.compute for profile in profiles) - compute
-            total[5] += shape.slots - mask.bit_count() - memory
+            total[5] += shape.slots - bin(mask).count("1") - memory
             total[6] += fragmentation
     return tuple(total)
 

@@ -103,7 +103,7 @@ class Shape:
         known = self._lost.get((mask, used))
         if known is None:
             compute, memory = self.room(0, mask, used)
-            free = self.slots - mask.bit_count()
+            free = self.slots - bin(mask).count("1")
             fragmentation = 0
             if free:
                 for profile in self.model.profiles:
@@ -198,7 +198,7 @@ def _options(shape: Shape, state: _State, counted: tuple[str, ...], creatable: f
         cost: tuple[int, ...] = (0, 0, len(idle), 0, 0, 0, 0, 0)
         if mask:
             more_compute, more_memory, fragmentation = shape.lost(mask, used)
-            waste = capacity - state.compute + compute - more_compute, slots - mask.bit_count() - more_memory
+            waste = capacity - state.compute + compute - more_compute, slots - bin(mask).count("1") - more_memory
             cost = (0, int(not state.enabled), len(idle) + kept_less, 1, *waste, fragmentation, created)
         counts = code >> above
         best_so_far = cheapest.get(counts)
@@ -298,7 +298,7 @@ class Fleet:
         """The requests by profile name, for these counts."""
         totals: dict[str, int] = {}
         pinned: dict[str, dict[str, int]] = {}
-        for request, name, count in zip(self.requests, self.names, counts, strict=True):
+        for request, name, count in zip(self.requests, self.names, counts):
             if count:
                 totals[name] = totals.get(name, 0) + count
                 if request.model:
@@ -430,7 +430,7 @@ class Fleet:
         for group, gpus in members.items():
             program.group(group, len(gpus))
         if may_lack:
-            for at, (request, count) in enumerate(zip(self.requests, counts, strict=True)):
+            for at, (request, count) in enumerate(zip(self.requests, counts)):
                 if count:
                     program.lack(at, self.names[at], request.model, count)
         solution = integer_program.solve(program.program(), self.late, program.nothing() if may_lack else None, below)
@@ -444,7 +444,7 @@ class Fleet:
             ends = [number for number, amount in enumerate(chosen, 1) for _ in range(amount)]
             # The first GPUs are changed, the last stay.
             ends += [0] * (len(gpus) - len(ends))
-            for (at, options), end in zip(gpus, ends, strict=True):
+            for (at, options), end in zip(gpus, ends):
                 still = [(each.profile, each.start) for each in self.gpus[at].instances if frozen or self.stays(each)]
                 places[at] = (*still, *options[end].places)
         lacking = list(given)
@@ -469,13 +469,13 @@ class Fleet:
             shape = shape_of(which)
             counted = tuple(name for name in names if name in shape.by_name)
             most = _largest({option.counts for option in _options(shape, state, counted, frozenset(counted))})
-            steps = tuple((tuple(a - b for a, b in zip(each, most[0], strict=True)), free) for each in most[1:])
+            steps = tuple((tuple(a - b for a, b in zip(each, most[0])), free) for each in most[1:])
             group = _Group(which.name, counted, steps)
             program.rest(group, _Option(most[0], free, ()), len(alike))
             members[group] = members.get(group, 0) + len(alike)
         for group, size in members.items():
             program.group(group, size)
-        for at, (request, count) in enumerate(zip(self.requests, counts, strict=True)):
+        for at, (request, count) in enumerate(zip(self.requests, counts)):
             if count:
                 program.lack(at, self.names[at], request.model, count, at + 1)
         solution = integer_program.solve(program.program((sum(counts), *counts)), self.late, program.nothing())
@@ -487,7 +487,7 @@ def _largest(counts: t.Iterable[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]
     """The counts that no others reach in every profile."""
     found: list[tuple[int, ...]] = []
     for each in sorted(counts, key=lambda each: (-sum(each), each)):
-        if not any(all(a <= b for a, b in zip(each, other, strict=True)) for other in found):
+        if not any(all(a <= b for a, b in zip(each, other)) for other in found):
             found.append(each)
     return tuple(found)
 
@@ -501,8 +501,8 @@ def _grouped(which: str, counted: tuple[str, ...], options: tuple[_Option, ...],
         counted,
         tuple(
             (
-                tuple(a - b for a, b in zip(option.counts, rest.counts, strict=True)),
-                tuple(a - b if level < compared else 0 for level, (a, b) in enumerate(zip(option.cost, rest.cost, strict=True))),
+                tuple(a - b for a, b in zip(option.counts, rest.counts)),
+                tuple(a - b if level < compared else 0 for level, (a, b) in enumerate(zip(option.cost, rest.cost))),
             )
             for option in options[1:]
         ),
@@ -540,7 +540,7 @@ class _Rows:
 
     def _factors(self, which: str | None, counted: t.Sequence[str], counts: t.Sequence[int]) -> dict[int, int]:
         factors = {}
-        for name, count in zip(counted, counts, strict=True):
+        for name, count in zip(counted, counts):
             if count:
                 for of in ((name, None), (name, which)) if which else ((name, None),):
                     if of in self.of:
@@ -589,7 +589,7 @@ class _Rows:
 
     def program(self, most: tuple[int, ...] | None = None) -> integer_program.Program:
         """The program."""
-        rows = [integer_program.Row(low, high) for low, high in zip(self.low, self.high, strict=True)]
+        rows = [integer_program.Row(low, high) for low, high in zip(self.low, self.high)]
         rows += [integer_program.Row(None, size) for size in self.sizes]
         return integer_program.Program(self.columns, rows, tuple(self.base), most or self.fleet.most)
 
@@ -628,7 +628,7 @@ def best(fleet: Fleet) -> Choice:
     if choice is not None:
         return choice
     short, proven, least = fleet.unavoidable()
-    counts = tuple(count - number for count, number in zip(counts, short, strict=True))
+    counts = tuple(count - number for count, number in zip(counts, short))
     other = _over_cases(fleet, counts, short)
     return other if proven else dataclasses.replace(other, optimal=False, bound=(least, *(0,) * (len(LEVELS) - 1)))
 
