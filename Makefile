@@ -31,7 +31,7 @@ lint: venv
 unit: venv
 	pytest -q tests/unit
 
-# Everything in one run, so that its last line counts everything. What waits for hosts runs beside what computes; the longest first.
+# Everything in one run, so that its last line counts everything. What needs hosts runs beside what only computes (tests/conftest.py).
 test: lint
 	pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations=20 tests/site tests/roles tests/testbed tests/unit
 

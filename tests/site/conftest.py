@@ -60,6 +60,7 @@ def guest(cluster: Cluster) -> Iterator[Callable[[str], Hub]]:
             cluster.admin.request("POST", f"/hub/api/users/{user}")
         users.append(user)
         cluster.stop_all(user)
+        cluster.nothing_left(user)
         return cluster.admin.as_user(user)
 
     yield make
