@@ -6,9 +6,9 @@ import time
 import typing as t
 
 import yaml
-from ansible.errors import AnsibleFilterError
 from ansible_collections.metalhub.platform.plugins.module_utils import mig_fleet, mig_geometry, mig_parted, mig_resources, mig_search
 from ansible_collections.metalhub.platform.plugins.module_utils import mig_plan as planner
+from ansible_collections.metalhub.platform.plugins.plugin_utils.filters import refusing
 
 
 def mig_plan(gpus: t.Any, wanted: t.Any, pinned: t.Any = (), time_limit: float | None = None) -> dict[str, t.Any]:
@@ -72,26 +72,14 @@ def swarm_gpu_resources(gpus: t.Any) -> dict[str, t.Any]:
     return {"node_generic_resources": resources, "swarm_resource": mig_resources.swarm_resource(resources)}
 
 
-def _filter(function: t.Callable[..., t.Any]) -> t.Callable[..., t.Any]:
-    """The function with its ValueError in Ansible's words."""
-
-    def call(*args: t.Any, **kwargs: t.Any) -> t.Any:
-        try:
-            return function(*args, **kwargs)
-        except ValueError as error:
-            raise AnsibleFilterError(str(error)) from error
-
-    return call
-
-
 class FilterModule:
     """The filters of this file."""
 
     def filters(self) -> dict[str, t.Callable[..., t.Any]]:
         """By name, without the collection's."""
         return {
-            "mig_layouts": _filter(mig_layouts),
-            "mig_parted": _filter(mig_parted_document),
-            "mig_plan": _filter(mig_plan),
-            "swarm_gpu_resources": _filter(swarm_gpu_resources),
+            "mig_layouts": refusing(mig_layouts),
+            "mig_parted": refusing(mig_parted_document),
+            "mig_plan": refusing(mig_plan),
+            "swarm_gpu_resources": refusing(swarm_gpu_resources),
         }

@@ -4,20 +4,8 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible.errors import AnsibleFilterError
 from ansible_collections.metalhub.platform.plugins.module_utils import durations, names, sizes
-
-
-def _filter(function: t.Callable[..., t.Any]) -> t.Callable[..., t.Any]:
-    """The function with its ValueError in Ansible's words."""
-
-    def call(*args: t.Any, **kwargs: t.Any) -> t.Any:
-        try:
-            return function(*args, **kwargs)
-        except ValueError as error:
-            raise AnsibleFilterError(str(error)) from error
-
-    return call
+from ansible_collections.metalhub.platform.plugins.plugin_utils.filters import refusing
 
 
 class FilterModule:
@@ -34,4 +22,4 @@ class FilterModule:
             names.network_name,
             names.mig_resource,
         )
-        return {function.__name__: _filter(function) for function in functions}
+        return {function.__name__: refusing(function) for function in functions}
