@@ -33,7 +33,7 @@ unit: venv
 
 # Everything in one run, so that its last line counts everything. What needs hosts runs beside what only computes (tests/conftest.py).
 test: lint
-	pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations=20 tests/site tests/roles tests/testbed tests/unit
+	pytest -n 2 --dist loadscope --no-loadscope-reorder --durations=20 tests/site tests/roles tests/testbed tests/unit
 
 docs: venv
 	$(BIN)/python docs/generate.py

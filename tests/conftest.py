@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 # One after the other, in the order in which they are found: some share hosts, some measure, and the browser gives a page up when hosts
 # come and go beside it.
-ON_HOSTS = ("site", "roles", "testbed")
+ON_HOSTS = ("tests/site/", "tests/roles/", "tests/testbed/")
 
 
-# First: xdist reads the marks in this same hook.
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep all tests on hosts in one process. Every other test is a group of its own."""
-    here = Path(__file__).parent
-    for item in items:
-        if item.path.is_relative_to(here) and item.path.relative_to(here).parts[0] in ON_HOSTS:
-            item.add_marker(pytest.mark.xdist_group("hosts"))
+class HostsApart(LoadScopeScheduling):
+    """Gives all tests on hosts to one process, and the others one by one to whoever is free."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "hosts" if nodeid.startswith(ON_HOSTS) else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return HostsApart(config, log)
