@@ -453,6 +453,11 @@ def _check_fit(site: Site, name: str, profile: Mapping[str, object]) -> Iterator
             message = f"The flavor has a GPU, and pool {profile['pool']} cannot give it: {refusal}."
             yield Problem(path, profile["flavor"], None, message, "a pool with sandbox: nvidia, or a flavor without gpu")
     nodes = hosts_of_pool(site, str(profile["pool"]))
+    piece = gpu.get("profile") if isinstance(gpu, Mapping) else None
+    if piece and sandbox == "nvidia" and nodes and not any(_has_slice(host, str(piece)) for host in nodes):
+        message = f"No host of pool {profile['pool']} is to have a slice {piece}, so nobody can start this."
+        legal = f"mig_wanted: {{{piece}: 1}} or a mig_layout with it on a host of the pool"
+        yield Problem(path, profile["flavor"], None, message, legal, warning=True)
     if not nodes or any(not host.facts for host in nodes):
         return
     cpus, memory = flavor.get("cpus"), _size(flavor.get("memory"))
@@ -465,6 +470,16 @@ def _check_fit(site: Site, name: str, profile: Mapping[str, object]) -> Iterator
     elif isinstance(gpu, Mapping) and not any(_fact_number(host, "gpus") for host in nodes):
         message = f"No NVIDIA GPU was found on the nodes of pool {profile['pool']}."
         yield Problem(path, profile["flavor"], None, message, warning=True)
+
+
+def _has_slice(host: Host, profile: str) -> bool:
+    """Whether a host is to have MIG instances of a profile: by counts (a key may name a model first) or place by place."""
+    wanted, layout = host.variables.get("mig_wanted"), host.variables.get("mig_layout")
+    names = [str(key).rpartition(":")[2] for key in wanted] if isinstance(wanted, Mapping) else []
+    for places in layout.values() if isinstance(layout, Mapping) else ():
+        if isinstance(places, Sequence):
+            names += [str(place.get("profile")) for place in places if isinstance(place, Mapping)]
+    return profile in names
 
 
 def hosts_of_pool(site: Site, pool: str) -> list[Host]:

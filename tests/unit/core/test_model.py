@@ -78,6 +78,7 @@ class Draft:
             own["metalhub_address"] = f"10.20.0.1{number}"
         self.facts: dict[str, dict[str, Any]] = {name: copy.deepcopy(FACTS) for name in HOSTS}
         self.facts["gpu1"]["gpus"] = 8
+        self.own["gpu1"]["mig_wanted"] = {"H100-80GB:1g.10gb": 7}
         for number, facts in enumerate(self.facts.values()):
             facts["addresses"] = [{"interface": "eth0", "address": f"10.20.0.1{number}/24"}]
         self.group_pools: dict[str, tuple[tuple[str, str], ...]] = {}
@@ -386,9 +387,21 @@ def test_a_right_site_has_no_problem() -> None:
     assert draft.check(facts=False) == []
 
 
+def test_a_slice_by_its_place_is_one() -> None:
+    draft = Draft()
+    draft.own["gpu1"].update(mig_wanted={}, mig_layout={0: [{"profile": "1g.10gb", "start": 0}]})
+    assert draft.check() == []
+
+
 WARNINGS: list[tuple[Callable[[Draft], None], str, str]] = [
     (set_in("metalhub_pools spare", {"sandbox": "kata"}), "metalhub_pools.spare", "No host serves this pool"),
     (set_in("@gpu1:gpus", 0), "metalhub_profiles.slice.flavor", "No NVIDIA GPU was found"),
+    (set_in("gpu1:mig_wanted", {"3g.40gb": 1}), "metalhub_profiles.slice.flavor", "is to have a slice 1g.10gb"),
+    (
+        two(set_in("gpu1:mig_wanted", {}), set_in("gpu1:mig_layout", {0: False, 1: [{"profile": "3g.40gb", "start": 0}]})),
+        "metalhub_profiles.slice.flavor",
+        "is to have a slice 1g.10gb",
+    ),
     (set_in("@gpu1:skew", 40), "metalhub_host.skew", "40 seconds ahead"),
     (set_in("@gpu1:disk_free", 2**30), "metalhub_host.disk_free", "little space"),
     (set_in("metalhub_profiles small idle_stop", "9h"), "metalhub_profiles.small.idle_stop", "ends after max_session"),
