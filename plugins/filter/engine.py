@@ -8,6 +8,7 @@ import typing as t
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.metalhub.platform.plugins.module_utils import docker_config, gvisor_gate, pki_names, swarm_plan
+from ansible_collections.metalhub.platform.plugins.plugin_utils.filters import refusing
 
 
 def docker_daemon_config(fragments: t.Mapping[str, t.Any], dispatch: t.Sequence[t.Mapping[str, str]] = ()) -> dict[str, t.Any]:
@@ -44,12 +45,10 @@ def pki_alt_names(certificate: t.Mapping[str, t.Any]) -> list[str]:
         raise AnsibleFilterError(f"certificate {certificate.get('name')!r}: {error}") from error
 
 
+@refusing
 def gvisor_refusal(version: str, kernel: str, platform: str) -> str:
     """Why a gVisor release cannot work on a kernel, empty where nothing is known against it."""
-    try:
-        return gvisor_gate.refusal(version, kernel, platform) or ""
-    except ValueError as error:
-        raise AnsibleFilterError(str(error)) from error
+    return gvisor_gate.refusal(version, kernel, platform) or ""
 
 
 def swarm_quorum_problem(managers: t.Sequence[str]) -> str:

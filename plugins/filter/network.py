@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ansible.errors import AnsibleFilterError
 from ansible_collections.metalhub.platform.plugins.module_utils import nft_rules
+from ansible_collections.metalhub.platform.plugins.plugin_utils.filters import refusing
 
 
+@refusing
 def nft_ruleset(variables: Mapping[str, Any]) -> str:
     """Render the packet filter of a host."""
-    try:
-        return nft_rules.ruleset(variables)
-    except ValueError as error:
-        raise AnsibleFilterError(str(error)) from error
+    return nft_rules.ruleset(variables)
 
 
 class FilterModule:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible.errors import AnsibleFilterError
 from ansible_collections.metalhub.platform.plugins.module_utils import storage_plan
+from ansible_collections.metalhub.platform.plugins.plugin_utils.filters import refusing
 
 
 def systemd_unit_name(path: str, suffix: str = "mount") -> str:
@@ -19,12 +19,10 @@ def storage_refusal(settings: t.Mapping[str, t.Any], facts: t.Mapping[str, str])
     return storage_plan.storage_refusal(settings, facts)
 
 
+@refusing
 def storage_mount_plan(mounts: t.Sequence[t.Mapping[str, t.Any]]) -> list[dict[str, t.Any]]:
     """The mount units of storage_mount_mounts; also lists the packages by distribution family in each."""
-    try:
-        plans = storage_plan.plan_mounts(mounts)
-    except ValueError as error:
-        raise AnsibleFilterError(str(error)) from error
+    plans = storage_plan.plan_mounts(mounts)
     return [
         {**dataclasses.asdict(plan), "packages": {family: storage_plan.packages([plan], family) for family in ("debian", "redhat")}}
         for plan in plans

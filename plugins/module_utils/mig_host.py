@@ -17,10 +17,8 @@ import typing as t
 from .docker_config import replace_fragment
 from .engine_api import Engine, EngineError
 from .mig_apply import Layout
-from .mig_fleet import Gpu as FleetGpu
-from .mig_fleet import Instance as FleetInstance
-from .mig_geometry import Model, Placement, model
-from .mig_resources import generic_resources
+from .mig_geometry import Placement, model
+from .mig_resources import resource
 from .mig_smi import Gpu, held_devices
 
 _CDI_UNIT = "nvidia-cdi-refresh.service"
@@ -126,11 +124,11 @@ def resources(gpus: t.Iterable[Gpu], whole: bool = True) -> list[str]:
     """
     offered = []
     for gpu in gpus:
-        if gpu.mode or (whole and not gpu.pending):
-            instances = [FleetInstance(_known_name(gpu, each.profile), each.start, each.uuid) for each in gpu.instances if each.whole]
-            nothing = Model(gpu.name, (gpu.device_id,), 0, 0, ())
-            offered.append(FleetGpu(gpu.uuid, gpu.index, nothing, bool(gpu.mode), tuple(instances)))
-    return generic_resources(offered)
+        if gpu.mode:
+            offered += [resource(_known_name(gpu, each.profile), each.uuid) for each in gpu.instances if each.whole]
+        elif whole and not gpu.pending:
+            offered.append(resource(None, gpu.uuid))
+    return offered
 
 
 def _known_name(gpu: Gpu, profile: str) -> str:

@@ -74,3 +74,8 @@ def mig_resource(profile: str) -> str:
     slices, memory, extra = match.groups()
     # "-me" asks for an instance without media engines; plain "ME" would be the opposite.
     return f"MIG_{slices}G_{memory}GB{extra.replace('-me', '_NOME').replace('+', '_').replace('.', '_').upper()}"
+
+
+def resource_variable(kind: str) -> str:
+    """The variable in which Swarm tells a task what it got of a generic resource."""
+    return f"DOCKER_RESOURCE_{kind}"

@@ -35,11 +35,6 @@ def gpu_refusal(pool: str, profile: str) -> str | None:
     return f"the sandbox {pool} offers no GPU"
 
 
-def resource_variable(kind: str) -> str:
-    """The variable in which Swarm tells a task what it got of a generic resource."""
-    return f"DOCKER_RESOURCE_{kind}"
-
-
 def gpu_resources(flavors: Iterable[Mapping[str, object]]) -> list[str]:
     """The Swarm resources that flavors ask for, GPU for whole ones, sorted. Raises ValueError for a bad MIG profile."""
     found = set()

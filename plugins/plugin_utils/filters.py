@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import typing as t
 
 from ansible.errors import AnsibleFilterError
@@ -10,6 +11,7 @@ from ansible.errors import AnsibleFilterError
 def refusing(function: t.Callable[..., t.Any]) -> t.Callable[..., t.Any]:
     """The function as a filter: its ValueError in Ansible's words."""
 
+    @functools.wraps(function)
     def call(*args: t.Any, **kwargs: t.Any) -> t.Any:
         try:
             return function(*args, **kwargs)

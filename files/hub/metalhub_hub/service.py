@@ -27,7 +27,7 @@ def _outranking(document: Document, profile: Profile) -> dict[str, str]:
     if gpu:
         # The toolkit adds up all resources that it knows, so an image must not bring one that Swarm did not give.
         kinds = {flavor.gpu.resource for flavor in document.flavors.values() if flavor.gpu} - {gpu.resource}
-        variables.update(dict.fromkeys(map(sandboxes.resource_variable, kinds), ""))
+        variables.update(dict.fromkeys(map(names.resource_variable, kinds), ""))
     return variables
 
 
