@@ -9,23 +9,11 @@ import pytest
 from ansible_collections.metalhub.platform.plugins.module_utils import mig_smi
 from ansible_collections.metalhub.platform.plugins.module_utils.mig_geometry import MODELS, Model
 from ansible_collections.metalhub.platform.plugins.module_utils.mig_smi import Instance, SmiError
+from captures import INSTANCES
 from gpu_simulator import simulator
 
 # An H100 of driver 580.173.02 with a subdivided 3g.40gb, a 1g.10gb+me and a 1g.10gb, three processes on the first: the listings as
 # captured (starkdrift/prickle-exporter, h100-mig-mixed-20260729), the XML as a document of the same driver has these elements.
-LGI = """\
-+---------------------------------------------------------+
-| GPU instances:                                          |
-| GPU   Name               Profile  Instance   Placement  |
-|                            ID       ID       Start:Size |
-|=========================================================|
-|   0  MIG 1g.10gb           19       13          6:1     |
-+---------------------------------------------------------+
-|   0  MIG 3g.40gb            9        1          0:4     |
-+---------------------------------------------------------+
-|   0  MIG 1g.10gb+me        20       11          4:1     |
-+---------------------------------------------------------+
-"""
 LIST = """\
 GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-0d0831da-0c98-2717-6446-8acd91d39b65)
   MIG 1c.3g.40gb  Device  0: (UUID: MIG-5ff0d535-9a82-5af6-80df-768b9d3ac092)
@@ -87,7 +75,7 @@ def transcript(**answers: tuple[int, str] | str) -> mig_smi.Runner:
 
 
 def test_listings_of_different_order_are_joined_by_id() -> None:
-    (gpu,) = mig_smi.read(transcript(q_x=XML, mig_lgi=LGI, L=LIST))
+    (gpu,) = mig_smi.read(transcript(q_x=XML, mig_lgi=INSTANCES, L=LIST))
     assert (gpu.uuid, gpu.device_id, gpu.bus_id) == ("GPU-0d0831da-0c98-2717-6446-8acd91d39b65", 0x2330, "00000000:00:09.0")
     assert (gpu.mode, gpu.pending, gpu.needs_reset, gpu.pids, gpu.busy) == (True, True, False, (), True)
     assert gpu.instances == (
@@ -183,11 +171,11 @@ def test_models_as_the_driver_lists_them(tmp_path: Path, name: str) -> None:
 
 
 def test_the_table_stands_in_where_the_driver_lists_nothing() -> None:
-    gpus = mig_smi.read(transcript(q_x=XML, mig_lgi=LGI, L=LIST))
+    gpus = mig_smi.read(transcript(q_x=XML, mig_lgi=INSTANCES, L=LIST))
     silent = transcript(mig_lgip=(6, "No MIG-enabled devices found."), mig_lgipp=(6, "No MIG-enabled devices found."))
     (model,) = mig_smi.models(silent, gpus).values()
     assert isinstance(model, Model) and model.name == "H100-80GB"
-    unknown = mig_smi.read(transcript(q_x=XML.replace("233010DE", "FFFF10DE"), mig_lgi=LGI, L=LIST))
+    unknown = mig_smi.read(transcript(q_x=XML.replace("233010DE", "FFFF10DE"), mig_lgi=INSTANCES, L=LIST))
     with pytest.raises(SmiError, match=r"GPU 0 \(NVIDIA H100 80GB HBM3\): device id 0xFFFF"):
         mig_smi.models(silent, unknown)
 
@@ -214,7 +202,7 @@ def test_what_a_container_was_given(inspection: dict, held: set[str]) -> None:
 
 
 def test_who_has_what() -> None:
-    gpus = mig_smi.read(transcript(q_x=XML, mig_lgi=LGI, L=LIST))
+    gpus = mig_smi.read(transcript(q_x=XML, mig_lgi=INSTANCES, L=LIST))
     names = {"by-uuid": {"MIG-ee6996fb-86fb-5405-83f0-b20887da1bb3"}, "by-number": {"0:1"}, "gpu": {gpus[0].uuid}, "other": {"MIG-x"}}
     (gpu,) = mig_smi.with_containers(gpus, {name: frozenset(held) for name, held in names.items()})
     assert [instance.containers for instance in gpu.instances] == [(), ("by-number",), ("by-uuid",)]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.metalhub.platform.plugins.module_utils import mig_geometry
+from captures import INSTANCES
 from gpu_simulator import geometry, simulator
 from gpu_simulator.host import Host
 
@@ -49,19 +50,6 @@ PROFILES = """\
 |   0  MIG 7g.80gb          0     0/1        79.25      No     132    7     0   |
 |                                                               8     7     1   |
 +-------------------------------------------------------------------------------+
-"""
-INSTANCES = """\
-+---------------------------------------------------------+
-| GPU instances:                                          |
-| GPU   Name               Profile  Instance   Placement  |
-|                            ID       ID       Start:Size |
-|=========================================================|
-|   0  MIG 1g.10gb           19       13          6:1     |
-+---------------------------------------------------------+
-|   0  MIG 3g.40gb            9        1          0:4     |
-+---------------------------------------------------------+
-|   0  MIG 1g.10gb+me        20       11          4:1     |
-+---------------------------------------------------------+
 """
 COMPUTES = """\
 +--------------------------------------------------------------------+
