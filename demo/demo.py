@@ -70,6 +70,7 @@ def make_venv(requirements: Path) -> None:
     testbed.run(*pip, "--require-hashes", "-r", requirements, timeout=900)
     # Without bytecode each ansible-playbook compiles 400 modules anew (half a second) where the environment forbids to write it on
     # the way. The community's collections stay as they are: there are ten thousand files, of which hardly any is ever loaded.
+    # What is written for another Python does not compile, which is no error.
     (packages,) = (VENV / "lib").glob("python3*/site-packages")
     compiler: list[str | Path] = [VENV / "bin" / "python", "-m", "compileall", "-q", "-j", "0"]
     testbed.run(*compiler, "-x", "ansible_collections", packages, timeout=300, check=False)

@@ -95,9 +95,8 @@ def account(cluster: Cluster) -> Callable[[str], str]:
 @pytest.fixture(scope="session")
 def browser(cluster: Cluster) -> Iterator[Browser]:
     """Debian's Chromium. It finds the platform's name at its address, and accepts the platform's certificate and no other."""
-    with testbed.machine_lock():
-        if not CHROMIUM.exists():
-            testbed.install("chromium")
+    if not CHROMIUM.exists():
+        testbed.install("chromium")
     script = "openssl x509 -in /etc/metalhub/pki/traefik.crt -noout -pubkey | openssl pkey -pubin -outform der"
     key = cluster.ssh(cluster.control, f"{script} | openssl dgst -sha256 -binary | base64")
     arguments = ["--no-sandbox", "--disable-dev-shm-usage", f"--ignore-certificate-errors-spki-list={key}"]

@@ -8,17 +8,20 @@ import json
 import secrets
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import oidc_provider_mock
 import pytest
 import yaml
-from cluster import ROOT, Cluster, picture, wait
+from cluster import ROOT, Cluster, Hub, log_in, picture, wait
 from playwright.sync_api import Browser, Page, expect
 from runner import play
 from werkzeug.serving import make_server
 
+Guest = Callable[[str], Hub]
+Account = Callable[[str], str]
+Converge = Callable[..., None]
 START = 60_000  # milliseconds until a session is there
 
 ANN = oidc_provider_mock.User(sub="1234", claims={"preferred_username": "t-ann", "groups": ["research"]})
@@ -54,7 +57,7 @@ def database(cluster: Cluster) -> Iterator[str]:
 
 
 @pytest.fixture
-def converged(cluster: Cluster, tmp_path: Path) -> Iterator[object]:
+def converged(cluster: Cluster, tmp_path: Path) -> Iterator[Converge]:
     """Converge the site with other variables. At the end it is as the inventory says."""
     file = tmp_path / "choices.json"
     file.touch(mode=0o600)
@@ -80,7 +83,7 @@ def come(browser: Browser, cluster: Cluster, person: oidc_provider_mock.User) ->
     return page
 
 
-def test_a_provider_and_postgresql(cluster: Cluster, browser: Browser, provider: str, database: str, converged: object) -> None:
+def test_a_provider_and_postgresql(cluster: Cluster, browser: Browser, provider: str, database: str, converged: Converge) -> None:
     oidc = {"title": "The Institute", "client_id": "metalhub", "username_claim": "preferred_username", "scope": ["openid", "profile"]}
     oidc |= {"groups_claim": "groups", "allowed_groups": ["research"], "admin_groups": ["operators"]}
     oidc |= {
@@ -89,7 +92,7 @@ def test_a_provider_and_postgresql(cluster: Cluster, browser: Browser, provider:
         "userdata_url": f"{provider}/userinfo",
     }
     secret = secrets.token_hex(16)
-    converged(hub_authenticator="oidc", hub_oidc=oidc, hub_oidc_client_secret=secret, hub_database_url=database)  # type: ignore[operator]
+    converged(hub_authenticator="oidc", hub_oidc=oidc, hub_oidc_client_secret=secret, hub_database_url=database)
     for name in ("hub-oidc-client", "hub-database-url"):
         look = f"grep -rlF -f /etc/metalhub/secrets/{name} /etc/metalhub /opt/metalhub/hub/app /proc/[0-9]*/cmdline /proc/[0-9]*/environ"
         assert cluster.ssh(cluster.control, f"{look} 2>/dev/null", check=False) == f"/etc/metalhub/secrets/{name}"
@@ -122,19 +125,15 @@ def test_a_provider_and_postgresql(cluster: Cluster, browser: Browser, provider:
 
 
 @pytest.mark.timeout(1200)
-def test_vs_code_in_the_same_home(cluster: Cluster, browser: Browser, guest: object, account: object, converged: object) -> None:
+def test_vs_code_in_the_same_home(cluster: Cluster, browser: Browser, guest: Guest, account: Account, converged: Converge) -> None:
     offer = yaml.safe_load((ROOT / "inventories/demo/group_vars/all/10-platform.yml").read_text(encoding="utf-8"))
     images = offer["metalhub_images"] | {"code": {"title": "VS Code", "build": "code"}}
     profile = offer["metalhub_profiles"]["notebook-medium"] | {"title": "VS Code", "image": "code"}
-    converged(metalhub_images=images, metalhub_profiles=offer["metalhub_profiles"] | {"vscode": profile})  # type: ignore[operator]
+    converged(metalhub_images=images, metalhub_profiles=offer["metalhub_profiles"] | {"vscode": profile})
     user = "t-code"
-    guest(user)  # type: ignore[operator]
+    guest(user)
     cluster.ssh(cluster.storage, f"test ! -d {cluster.home(user)} || find {cluster.home(user)} -mindepth 1 -delete")
-    page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
-    page.goto(f"https://{cluster.domain}/hub/login?next=%2Fhub%2Fspawn")
-    page.fill("#username_input", user)
-    page.fill("#password_input", account(user))  # type: ignore[operator]
-    page.click("#login_submit")
+    page = log_in(browser.new_context(viewport={"width": 1280, "height": 800}), cluster, user, account(user))
     page.locator(".mh-card", has_text="VS Code").click()
     page.click("#start")
     page.wait_for_url("**/user/t-code/vscode/**", timeout=START)

@@ -7,7 +7,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import shlex
 import tarfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,10 +22,6 @@ Note = Callable[[str, object], None]
 SLICES, ASKING = 7, 50
 KIND = "DOCKER_RESOURCE_MIG_1G_10GB"
 SIMULATOR = "/usr/local/lib/gpu-simulator"
-DROP_INS = {
-    "metalhub-mig": "[Service]\\nReadWritePaths=/var/lib/gpu-simulator\\n",
-    "metalhub-mig-wait": "[Service]\\nExecStart=\\nExecStart=/bin/sh -c 'test -e /var/lib/gpu-simulator/state.json'\\n",
-}
 
 
 def send(cluster: Cluster, host: str, directory: Path, target: str) -> None:
@@ -43,15 +38,11 @@ def send(cluster: Cluster, host: str, directory: Path, target: str) -> None:
 @pytest.fixture
 def server(cluster: Cluster, tmp_path: Path) -> Iterator[str]:
     """The node that has become a GPU server with seven slices; at the end it is what it was."""
-    node = str(cluster.compute[-1])
+    node = cluster.compute[-1]
     send(cluster, node, ROOT / "tests/gpu_simulator", SIMULATOR)
     send(cluster, node, ROOT / "molecule/engine/files", "/root/gpu-machine")
-    drop_ins = "; ".join(
-        f"mkdir -p /etc/systemd/system/{unit}.service.d && printf {shlex.quote(text)} > /etc/systemd/system/{unit}.service.d/simulator.conf"
-        for unit, text in DROP_INS.items()
-    )
-    links = "; ".join(f"ln -sf {SIMULATOR}/{name} /usr/bin/{name}" for name in ("nvidia-smi", "gpu-simulator"))
-    cluster.ssh(node, f"sh /root/gpu-machine/gpu-machine.sh; {drop_ins}; {links}; gpu-simulator make H100-80GB", timeout=120)
+    make = f"sh /root/gpu-machine/gpu-machine.sh && sh {SIMULATOR}/install.sh && gpu-simulator make H100-80GB"
+    cluster.ssh(node, make, timeout=120)
 
     offer = yaml.safe_load((ROOT / "inventories/demo/group_vars/all/10-platform.yml").read_text(encoding="utf-8"))
     flavor = {"cpus": 0.25, "memory": "512M"}
@@ -73,7 +64,7 @@ def server(cluster: Cluster, tmp_path: Path) -> Iterator[str]:
         "__nvidia_driver_plan": "{{ " + plan + " }}",
     }
     (tmp_path / "variables.json").write_text(json.dumps(variables), encoding="utf-8")
-    hosts = {"all": {"hosts": {f"{node}": {"metalhub_pool": "gpu", "mig_wanted": {"1g.10gb": SLICES}}}}}
+    hosts = {"all": {"hosts": {node: {"metalhub_pool": "gpu", "mig_wanted": {"1g.10gb": SLICES}}}}}
     (tmp_path / "gpus.yml").write_text(json.dumps(hosts), encoding="utf-8")
     options = (f"--inventory={tmp_path}/gpus.yml", "-e", f"@{tmp_path}/variables.json")
     run = play("site.yml", *options)
