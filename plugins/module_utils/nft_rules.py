@@ -13,15 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from .egress import EgressClass, parse_class
+from .egress_terms import port_texts
 from .names import network_name
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# Networks that are not the public internet: RFC 6890 and IANA's special-purpose registry.
-RESERVED = (
-    "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
-    "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/3",
-)  # fmt: skip
 _GROUP = re.compile(r"[a-z_][a-z0-9_-]{0,31}", re.ASCII)
 
 
@@ -153,9 +149,12 @@ def _class_chain(one: EgressClass) -> list[str]:
         f"\tchain class_{one.name.replace('-', '_')} {{",
         f'\t\tip saddr != {one.subnet} counter drop comment "not an address of this class"',
     ]
-    for allow in one.allow:
-        match = f"{allow.protocol} dport {allow.port}" if allow.port else f"meta l4proto {allow.protocol}"
-        lines.append(f"\t\tip daddr {_text(allow.network)} {match} counter accept")
+    # Names are the resolver's and the proxy's work; this knows addresses.
+    for place in [allow for allow in one.allow if allow.network]:
+        for text in port_texts(place.ports):
+            protocol, _, ports = text.partition("/")
+            match = f"meta l4proto {protocol}" if ports == "1-65535" else f"{protocol} dport {ports}"
+            lines.append(f"\t\tip daddr {place.place.removesuffix('/32')} {match} counter accept")
     if one.public_internet:
         lines += [
             "\t\tip daddr @nameservers meta l4proto { tcp, udp } th dport 53 counter accept",

@@ -9,7 +9,7 @@ import subprocess
 from typing import Any
 
 import pytest
-from ansible_collections.metalhub.platform.plugins.module_utils import nft_rules
+from ansible_collections.metalhub.platform.plugins.module_utils import egress, nft_rules
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +22,7 @@ BASE: dict[str, Any] = {
     "platform": ["192.0.2.1", "192.0.2.2", "2001:db8::2"],
     "hub_port": 8081,
     "nameservers": ["192.0.2.53"],
-    "reserved": list(nft_rules.RESERVED),
+    "reserved": list(egress.RESERVED),
     "guards": [
         {"ports": [2376], "from": ["192.0.2.1"]},
         {"ports": ["7946", 4789], "protocol": "udp", "from": ["192.0.2.0/24", "2001:db8::2"]},
@@ -44,24 +44,24 @@ def one_class(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (one_class(allow=["data.example.org:443"]), r"network_classes\.internal: .*data\.example\.org.* host names are not supported yet"),
+        (one_class(allow=["data..example.org:443"]), r"network_classes\.internal: .*data\.\.example\.org.* is not a host name"),
         (one_class(allow=["10.0.0.5", "10.0.0.5/8:443"]), r"write 10\.0\.0\.0/8"),
         (one_class(allow=["10.0.0.5:0"]), "0 is not a port"),
         (one_class(allow=["10.0.0.5:65536"]), "65536 is not a port"),
-        (one_class(allow=["10.0.0.5:443/icmp"]), "not a destination"),
+        (one_class(allow=["10.0.0.5:443/icmp"]), "cmp is not a protocol"),
         (one_class(allow=["[2001:db8::5]:443"]), "IPv6 is closed"),
         (one_class(allow=["169.254.169.254:80"]), r"169\.254\.0\.0/16 is closed for every class"),
         (one_class(allow=["127.0.0.1:80"]), "closed for every class"),
-        (one_class(allow="10.0.0.5:443"), "allow is a list"),
+        (one_class(allow="10.0.0.5:443"), "found text, wanted a list"),
         (one_class(allow=["10.0.0.5:443\naccept"]), "not a destination"),
-        (one_class(public_internet="yes"), "true or false"),
+        (one_class(public_internet="perhaps"), "true or false"),
         (one_class(subnet="10.231.0.1/20"), r"network_classes\.internal: .*10\.231\.0\.1/20"),
         (one_class(subnet="10.231.0.0/30"), "does not fit"),
         (one_class(subnet="169.254.0.0/20"), "cannot be a session's"),
-        (one_class(subnet=None), "a subnet is text"),
-        (one_class(internet=True), "internet is not an option"),
+        (one_class(subnet=None), "subnet: A value is needed"),
+        (one_class(internet=True), "internet: There is no such key"),
         (policy(classes={"a": 1}), r"network_classes\.a: 1"),
-        (policy(classes={"Bad!": {"subnet": "10.231.0.0/20"}}), "'Bad!' is not a name"),
+        (policy(classes={"Bad!": {"subnet": "10.231.0.0/20"}}), r"network_classes\.Bad!: .*cannot name an egress class"),
         (policy(classes={"a": {"subnet": "10.231.0.0/20"}, "b": {"subnet": "10.231.8.0/21"}}), r"subnets of a \(10\.231\.0\.0/20\) and b"),
         (policy(platform=["10.231.3.7"]), r"network_classes\.internal\.subnet: 10\.231\.0\.0/20 overlaps the host 10\.231\.3\.7"),
         (policy(platform=["compute1"]), r"network_platform_addresses\[0\]: 'compute1'"),
@@ -93,6 +93,10 @@ def test_the_platform_is_closed_before_a_class_opens_anything() -> None:
     assert closed < jump
     for what in ("169.254.0.0/16", "@subnets counter goto refuse", "fib daddr type != unicast counter goto refuse"):
         assert next(i for i, line in enumerate(lines) if what in line) < jump
+
+
+def test_names_are_left_to_the_resolver_and_the_proxy() -> None:
+    assert nft_rules.ruleset(one_class(allow=["10.0.0.5", "data.example.org:22"])) == nft_rules.ruleset(one_class(allow=["10.0.0.5"]))
 
 
 def test_a_class_without_public_internet_ends_closed() -> None:
