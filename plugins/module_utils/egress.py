@@ -27,6 +27,7 @@ from .egress_terms import (
     canonical_name,
     covers_ports,
     join_ports,
+    merge,
     networks_of,
     parents,
     port,
@@ -34,8 +35,8 @@ from .egress_terms import (
     read_port_texts,
     span_of,
     split_networks,
+    subtract,
     without_ports,
-    without_spans,
 )
 from .names import CLASS_LEGAL, network_name
 from .specs import Spec, check_options, check_value, listed, nearest
@@ -177,7 +178,7 @@ def _parse_ports(text: str, protocols: Sequence[str]) -> Ports:
         if low > high:
             raise ValueError(f"the range {part} ends before it begins")
         ranges += [(port(low, protocol), port(high, protocol)) for protocol in protocols]
-    return join_ports(ranges)
+    return merge(ranges)
 
 
 def _parse_place(place: str) -> tuple[str, Span | None]:
@@ -493,7 +494,7 @@ def compile_policy(
     compiled = {one.name: _compile_class(one, site, notes) for one in site.classes}
     # Whatever the site calls its own, no name leads to a session.
     subnets = [span_of(str(one.subnet)) for one in site.classes]
-    shut = [*without_spans(map(span_of, closed), site.site_networks), *subnets]
+    shut = [*subtract(map(span_of, closed), site.site_networks), *subnets]
     return {
         "version": VERSION,
         "site_networks": networks_of(site.site_networks),
@@ -543,8 +544,10 @@ class _Rules:
             else:
                 self._placed.setdefault(entry.span, []).append(entry)
         self._ports = {place: join_ports(*(entry.ports for entry in same)) for place, same in self._named.items()}
+        # The ports that hold from each address on, up to the next.
+        self._starts: dict[int, Ports] = {}
         self._networks = self._merge_networks()
-        self._covering: dict[Span, list[Span]] = {}
+        self._covering: dict[Span, Ports] = {}
 
     def _note(self, entry: Destination, note: str) -> None:
         if entry not in _DOH_SET:
@@ -562,7 +565,7 @@ class _Rules:
                 names[place] = port_texts(rest)
         networks = {}
         for each, found in self._networks.items():
-            denied_spans = self._deny.covering(each) if self._deny else []
+            denied_spans = self._deny.covering(each) if self._deny else ()
             if texts := [_network_text(network) for network in found if not _inside(denied_spans, network)]:
                 networks[port_texts((each,))[0]] = texts
         for entries in self._placed.values():
@@ -570,11 +573,11 @@ class _Rules:
                 self._note_network(entry)
         return {"names": names, "networks": dict(sorted(networks.items()))}
 
-    def covering(self, ports: Span) -> list[Span]:
+    def covering(self, ports: Span) -> Ports:
         """The addresses at which a whole range of ports is in the list, merged and sorted."""
         if ports not in self._covering:
             parts = [found for (low, high), found in self._networks.items() if low <= ports[0] and ports[1] <= high]
-            self._covering[ports] = list(join_ports(*parts))
+            self._covering[ports] = merge(each for spans in parts for each in spans)
         return self._covering[ports]
 
     def _merge_networks(self) -> dict[Span, list[Span]]:
@@ -596,6 +599,7 @@ class _Rules:
             key = tuple(sorted(active))
             if key not in merged:
                 merged[key] = join_ports(*key)
+            self._starts[place] = merged[key]
             for each in merged[key]:
                 spans.setdefault(each, []).append((place, following - 1))
         return {each: split_networks(parts) for each, parts in spans.items()}
@@ -626,11 +630,9 @@ class _Rules:
                     self._note(entry, f"is covered by {other.text}")
                     return
             size <<= 1
-        for each, networks in self._networks.items():
-            whole = _around(networks, low)
-            if not whole or not any(each[0] <= first and last <= each[1] for first, last in entry.ports):
-                continue
-            if whole[0] < low or high < whole[1]:
+        for each in self._starts[low]:
+            whole = _around(self._networks[each], low)
+            if whole and (whole[0] < low or high < whole[1]) and any(each[0] <= first and last <= each[1] for first, last in entry.ports):
                 self._note(entry, f"is merged into {_network_text(whole)}")
                 return
 
@@ -689,7 +691,11 @@ def zones(plain: Mapping[str, Any]) -> list[Zone]:
     public = PUBLIC_PORTS if plain["public_internet"] else NO_PORTS
     found = []
     for name in sorted({_base(place) for place in (*allow, *deny)}, key=lambda name: (name.count("."), name)):
-        exact, below = (without_ports(join_ports(public, _reach(allow, place)), _reach(deny, place)) for place in (name, f"*.{name}"))
+        open_, shut = join_ports(public, _above(allow, name)), _above(deny, name)
+        exact, below = (
+            without_ports(join_ports(open_, allow.get(place, NO_PORTS)), join_ports(shut, deny.get(place, NO_PORTS)))
+            for place in (name, f"*.{name}")
+        )
         found.append(Zone(name, exact, below))
     return found
 
