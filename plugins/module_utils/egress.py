@@ -158,7 +158,7 @@ class Fault:
 
     def __str__(self) -> str:
         wanted = f"; wanted {self.legal}" if self.legal else ""
-        return f"{self.path}: {self.value!r} is not legal: {self.message}{wanted}"
+        return f"{self.path}: {self.value!r} is not legal: {self.message.rstrip('.')}{wanted}"
 
 
 def _sentence(message: str) -> str:
@@ -299,7 +299,7 @@ class _Faults:
 
 
 def _check_wildcard(name: str, is_public_suffix: Callable[[str], bool] | None) -> None:
-    if "." not in name or (is_public_suffix is not None and is_public_suffix(name)):
+    if is_public_suffix(name) if is_public_suffix else "." not in name:
         raise ValueError(f"below {name} anybody can have a name (it is a public suffix, or one lies below it): list the names you mean")
 
 
@@ -312,7 +312,7 @@ def _read_class(
     deny_lists: Mapping[str, object],
     is_public_suffix: Callable[[str], bool] | None,
 ) -> EgressClass | None:
-    """One class whose built-in fields are filled in; ``allow`` is what it has when it lists nothing itself."""
+    """One class whose built-in fields are filled in; ``allow`` is what it has besides what it lists itself."""
     path = f"{where}.{name}" if where else ""
     before = len(faults.found)
     for fault in check_options(path, value, EGRESS_CLASS):
@@ -334,7 +334,7 @@ def _read_class(
             faults.add(f"{path}.bandwidth", fields["bandwidth"], str(error), BANDWIDTH_LEGAL)
     if connections is not None and not 1 <= int(str(connections)) <= 1_000_000:
         faults.add(f"{path}.connections", connections, "this is not a number of connections", CONNECTIONS_LEGAL)
-    allowed = faults.destinations(f"{path}.allow", fields["allow"], False, is_public_suffix) if "allow" in fields else tuple(allow)
+    allowed = (*allow, *faults.destinations(f"{path}.allow", fields.get("allow"), False, is_public_suffix))
     denied = faults.destinations(f"{path}.deny", fields.get("deny"), True)
     refused: dict[str, list[Destination]] = {}
     for one in denied:
@@ -476,10 +476,10 @@ def compile_policy(
 ) -> dict[str, Any]:
     """The policy of a site as plain data, the same for every order of what is given.
 
-    ``classes`` is what the inventory says, ``internal`` and ``packages`` what the built-in classes of these names allow, ``deny_lists`` the
-    text (or the lines) of each deny list, ``used`` the classes that profiles name: of the built-in ones the others are left out. Names may
-    lead to none of the ``closed`` networks but those of ``site_networks``. ``is_public_suffix`` says of a name whether it is a public
-    suffix or has one below it.
+    ``classes`` is what the inventory says, ``internal`` and ``packages`` what the built-in classes of these names allow besides,
+    ``deny_lists`` the text (or the lines) of each deny list, ``used`` the classes that profiles name: of the built-in ones the others are
+    left out. Names may lead to none of the ``closed`` networks but those of ``site_networks``. ``is_public_suffix`` says of a name whether
+    it is a public suffix or has one below it; without it, no wildcard may stand for a whole top level.
 
     The result has ``version``, ``site_networks``, ``closed``, ``notes`` (class, entry, note) and ``classes``: each with ``subnet``,
     ``gateway``, ``public_internet``, ``log``, ``bandwidth`` (bytes a second), ``connections``, and under ``allow`` and ``deny`` the
