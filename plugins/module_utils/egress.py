@@ -790,20 +790,13 @@ def resolver_config(policy: Mapping[str, Any], name: str, nft_table: str = "meta
 
 
 def describe(plain: Mapping[str, Any]) -> str:
-    """What a compiled class may reach, in words."""
-
-    def places(kind: str) -> list[str]:
-        rules = plain[kind]
-        found = [f"{name}{_words(name, texts)}" for name, texts in rules["names"].items()]
-        for ports, networks in rules["networks"].items():
-            found += [f"{network.removesuffix('/32')}{_words(network, [ports])}" for network in networks]
-        return found
-
-    allowed = [*(["the public internet"] if plain["public_internet"] else []), *places("allow")]
+    """What a compiled class may reach, in words. What every class with the public internet is denied is left out."""
+    allowed = [*(["the public internet"] if plain["public_internet"] else []), *_places(plain["allow"], WEB_PORTS, ALL_TCP)]
     if not allowed:
         return "nothing but the hub"
-    hidden = {entry.place.removesuffix("/32") for entry in _DOH} if plain["public_internet"] else set()
-    denied = [place for place in places("deny") if place not in hidden]
+    known = split_networks(entry.span for entry in _DOH if entry.span) if plain["public_internet"] else []
+    names = {entry.place for entry in _DOH} if plain["public_internet"] else set()
+    denied = _places(plain["deny"], ALL_PORTS, ALL_PORTS, lambda place: place in names or ("/" in place and _inside(known, span_of(place))))
     limits = []
     if plain["bandwidth"]:
         limits.append(f"{format_bandwidth(plain['bandwidth'])}bit/s")
@@ -819,13 +812,22 @@ def _some(places: Sequence[str], limit: int = 12) -> list[str]:
     return [*places[:limit], f"{len(places) - limit} more"] if len(places) > limit else list(places)
 
 
-def _words(place: str, texts: Sequence[str]) -> str:
-    """The ports of a place as an operator would write them, nothing where they are the usual ones."""
-    ports = read_port_texts(texts)
-    if ports in (ALL_PORTS, ALL_TCP if place[0].isdigit() and "/" in place else WEB_PORTS):
-        return ""
-    parts = sorted((text.partition("/") for text in texts), key=lambda part: (part[0], int(part[2].partition("-")[0])))
-    return ":" + ",".join(f"{number}{'/udp' if protocol == 'udp' else ''}" for protocol, _, number in parts)
+def _places(
+    rules: Mapping[str, Any], usual_of_names: Ports, usual_of_networks: Ports, hidden: Callable[[str], bool] = lambda place: False
+) -> list[str]:
+    """The entries of a compiled list as an operator would write them, without ports where they are the usual ones."""
+    networks: dict[str, list[str]] = {}
+    for ports, places in rules["networks"].items():
+        for place in places:
+            networks.setdefault(place, []).append(ports)
+    found = []
+    for usual, places in ((usual_of_names, rules["names"]), (usual_of_networks, networks)):
+        for place, texts in places.items():
+            if not hidden(place):
+                parts = sorted((text.partition("/") for text in texts), key=lambda part: (part[0], int(part[2].partition("-")[0])))
+                numbers = ",".join(f"{number}{'/udp' if protocol == 'udp' else ''}" for protocol, _, number in parts)
+                found.append(place.removesuffix("/32") + ("" if read_port_texts(texts) == usual else f":{numbers}"))
+    return found
 
 
 def format_bandwidth(rate: int) -> str:

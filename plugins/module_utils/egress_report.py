@@ -80,6 +80,6 @@ def summarize(lines: Iterable[Mapping[str, object]], *, since: str | None = None
         last, reason, via = newest[key]
         entry = "" if reason in _NO_LINE or not klass else entry_for(destination, port, protocol or "tcp", via)
         variable = f"metalhub_egress_{klass}" if klass in ("internal", "packages") else f"metalhub_egress_classes.{klass}.allow"
-        line = f"{variable}: {entry}" if entry else ""
-        rows.append(Row(user, klass, destination, port, protocol, counts[key], last, reason, line))
+        allow_line = f"{variable}: {entry}" if entry else ""
+        rows.append(Row(user, klass, destination, port, protocol, counts[key], last, reason, allow_line))
     return rows

@@ -124,8 +124,8 @@ class Problem:
 class Site:
     """All that is judged together: hosts, the declared variables, the roles' names, and findings made by the caller.
 
-    ``deny_lists`` are the texts of the files in ``metalhub_egress_deny_lists`` that the caller could read, and ``is_public_suffix`` says of a
-    name whether it is a public suffix or has one below it.
+    ``deny_lists`` are the texts of the files in ``metalhub_egress_deny_lists`` that the caller could read, and ``is_public_suffix`` says
+    of a name whether it is a public suffix or has one below it.
     """
 
     hosts: tuple[Host, ...]

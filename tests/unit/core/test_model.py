@@ -209,7 +209,13 @@ BAD: list[tuple[str, Callable[[Draft], None], str, str | None, str]] = [
         "Did you mean std-2x8?",
     ),
     ("unknown pool", set_in("metalhub_profiles small pool", "tpu"), "metalhub_profiles.small.pool", None, "no such pool"),
-    ("unknown egress", set_in("metalhub_profiles small egress", "intrenal"), "metalhub_profiles.small.egress", None, "Did you mean internal?"),
+    (
+        "unknown egress",
+        set_in("metalhub_profiles small egress", "intrenal"),
+        "metalhub_profiles.small.egress",
+        None,
+        "Did you mean internal?",
+    ),
     ("unknown pool of a host", set_in("compute1:metalhub_pool", "cpus"), "metalhub_pool", "compute1", "no such pool. Did you mean cpu?"),
     ("unknown sandbox", set_in("metalhub_pools cpu sandbox", "gviser"), "metalhub_pools.cpu.sandbox", None, "Did you mean gvisor?"),
     (

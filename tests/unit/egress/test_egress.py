@@ -398,3 +398,30 @@ def test_the_compiled_form_is_its_own_smallest(allow: list[str], deny: list[str]
         for number in range(len(entries := written(kind))):
             less = [*entries[:number], *entries[number + 1 :]]
             assert compiled(allow=less)["allow"] != compiled(allow=entries)["allow"]
+
+
+WORDS: list[tuple[dict[str, Any], str]] = [
+    ({}, "nothing but the hub"),
+    ({"allow": ["data.example.org", "git.example.org:22"]}, "data.example.org, git.example.org:22"),
+    ({"allow": ["10.0.0.5", "10.1.0.0/16:443", "10.0.0.6:53/udp"]}, "10.0.0.5, 10.1.0.0/16:443, 10.0.0.6:53/udp"),
+    ({"allow": ["*.example.org"], "deny": ["10.9.0.0/16"]}, "*.example.org; not 10.9.0.0/16"),
+    ({"public_internet": True, "deny": ["8.8.8.0/24"]}, "the public internet; not 8.8.8.0/24"),
+    (
+        {"allow": ["*.example.org"], "deny": ["a.example.org", "b.example.org:443"]},
+        "*.example.org; not a.example.org, b.example.org:443,443/udp",
+    ),
+    ({"public_internet": True, "log": "all"}, "the public internet; all of it recorded"),
+    (
+        {"allow": ["data.example.org"], "bandwidth": "100M", "connections": 5},
+        "data.example.org; each session at most 100Mbit/s and 5 connections",
+    ),
+    (
+        {"allow": [f"a{number:02}.example.org" for number in range(15)]},
+        ", ".join([*(f"a{number:02}.example.org" for number in range(12)), "3 more"]),
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "words"), WORDS)
+def test_a_class_in_words(options: dict[str, Any], words: str) -> None:
+    assert egress.describe(compiled(**options)) == words
