@@ -27,6 +27,7 @@ from .egress_terms import (
     canonical_name,
     covers_ports,
     join_ports,
+    merge,
     networks_of,
     parents,
     port,
@@ -34,8 +35,8 @@ from .egress_terms import (
     read_port_texts,
     span_of,
     split_networks,
+    subtract,
     without_ports,
-    without_spans,
 )
 from .names import CLASS_LEGAL, network_name
 from .specs import Spec, check_options, check_value, listed, nearest
@@ -157,7 +158,7 @@ class Fault:
 
     def __str__(self) -> str:
         wanted = f"; wanted {self.legal}" if self.legal else ""
-        return f"{self.path}: {self.value!r} is not legal: {self.message}{wanted}"
+        return f"{self.path}: {self.value!r} is not legal: {self.message.rstrip('.')}{wanted}"
 
 
 def _sentence(message: str) -> str:
@@ -177,7 +178,7 @@ def _parse_ports(text: str, protocols: Sequence[str]) -> Ports:
         if low > high:
             raise ValueError(f"the range {part} ends before it begins")
         ranges += [(port(low, protocol), port(high, protocol)) for protocol in protocols]
-    return join_ports(ranges)
+    return merge(ranges)
 
 
 def _parse_place(place: str) -> tuple[str, Span | None]:
@@ -298,7 +299,7 @@ class _Faults:
 
 
 def _check_wildcard(name: str, is_public_suffix: Callable[[str], bool] | None) -> None:
-    if "." not in name or (is_public_suffix is not None and is_public_suffix(name)):
+    if is_public_suffix(name) if is_public_suffix else "." not in name:
         raise ValueError(f"below {name} anybody can have a name (it is a public suffix, or one lies below it): list the names you mean")
 
 
@@ -311,7 +312,7 @@ def _read_class(
     deny_lists: Mapping[str, object],
     is_public_suffix: Callable[[str], bool] | None,
 ) -> EgressClass | None:
-    """One class whose built-in fields are filled in; ``allow`` is what it has when it lists nothing itself."""
+    """One class whose built-in fields are filled in; ``allow`` is what it has besides what it lists itself."""
     path = f"{where}.{name}" if where else ""
     before = len(faults.found)
     for fault in check_options(path, value, EGRESS_CLASS):
@@ -333,7 +334,7 @@ def _read_class(
             faults.add(f"{path}.bandwidth", fields["bandwidth"], str(error), BANDWIDTH_LEGAL)
     if connections is not None and not 1 <= int(str(connections)) <= 1_000_000:
         faults.add(f"{path}.connections", connections, "this is not a number of connections", CONNECTIONS_LEGAL)
-    allowed = faults.destinations(f"{path}.allow", fields["allow"], False, is_public_suffix) if "allow" in fields else tuple(allow)
+    allowed = (*allow, *faults.destinations(f"{path}.allow", fields.get("allow"), False, is_public_suffix))
     denied = faults.destinations(f"{path}.deny", fields.get("deny"), True)
     refused: dict[str, list[Destination]] = {}
     for one in denied:
@@ -475,10 +476,10 @@ def compile_policy(
 ) -> dict[str, Any]:
     """The policy of a site as plain data, the same for every order of what is given.
 
-    ``classes`` is what the inventory says, ``internal`` and ``packages`` what the built-in classes of these names allow, ``deny_lists`` the
-    text (or the lines) of each deny list, ``used`` the classes that profiles name: of the built-in ones the others are left out. Names may
-    lead to none of the ``closed`` networks but those of ``site_networks``. ``is_public_suffix`` says of a name whether it is a public
-    suffix or has one below it.
+    ``classes`` is what the inventory says, ``internal`` and ``packages`` what the built-in classes of these names allow besides,
+    ``deny_lists`` the text (or the lines) of each deny list, ``used`` the classes that profiles name: of the built-in ones the others are
+    left out. Names may lead to none of the ``closed`` networks but those of ``site_networks``. ``is_public_suffix`` says of a name whether
+    it is a public suffix or has one below it; without it, no wildcard may stand for a whole top level.
 
     The result has ``version``, ``site_networks``, ``closed``, ``notes`` (class, entry, note) and ``classes``: each with ``subnet``,
     ``gateway``, ``public_internet``, ``log``, ``bandwidth`` (bytes a second), ``connections``, and under ``allow`` and ``deny`` the
@@ -493,7 +494,7 @@ def compile_policy(
     compiled = {one.name: _compile_class(one, site, notes) for one in site.classes}
     # Whatever the site calls its own, no name leads to a session.
     subnets = [span_of(str(one.subnet)) for one in site.classes]
-    shut = [*without_spans(map(span_of, closed), site.site_networks), *subnets]
+    shut = [*subtract(map(span_of, closed), site.site_networks), *subnets]
     return {
         "version": VERSION,
         "site_networks": networks_of(site.site_networks),
@@ -543,8 +544,10 @@ class _Rules:
             else:
                 self._placed.setdefault(entry.span, []).append(entry)
         self._ports = {place: join_ports(*(entry.ports for entry in same)) for place, same in self._named.items()}
+        # The ports that hold from each address on, up to the next.
+        self._starts: dict[int, Ports] = {}
         self._networks = self._merge_networks()
-        self._covering: dict[Span, list[Span]] = {}
+        self._covering: dict[Span, Ports] = {}
 
     def _note(self, entry: Destination, note: str) -> None:
         if entry not in _DOH_SET:
@@ -562,7 +565,7 @@ class _Rules:
                 names[place] = port_texts(rest)
         networks = {}
         for each, found in self._networks.items():
-            denied_spans = self._deny.covering(each) if self._deny else []
+            denied_spans = self._deny.covering(each) if self._deny else ()
             if texts := [_network_text(network) for network in found if not _inside(denied_spans, network)]:
                 networks[port_texts((each,))[0]] = texts
         for entries in self._placed.values():
@@ -570,11 +573,11 @@ class _Rules:
                 self._note_network(entry)
         return {"names": names, "networks": dict(sorted(networks.items()))}
 
-    def covering(self, ports: Span) -> list[Span]:
+    def covering(self, ports: Span) -> Ports:
         """The addresses at which a whole range of ports is in the list, merged and sorted."""
         if ports not in self._covering:
             parts = [found for (low, high), found in self._networks.items() if low <= ports[0] and ports[1] <= high]
-            self._covering[ports] = list(join_ports(*parts))
+            self._covering[ports] = merge(each for spans in parts for each in spans)
         return self._covering[ports]
 
     def _merge_networks(self) -> dict[Span, list[Span]]:
@@ -596,6 +599,7 @@ class _Rules:
             key = tuple(sorted(active))
             if key not in merged:
                 merged[key] = join_ports(*key)
+            self._starts[place] = merged[key]
             for each in merged[key]:
                 spans.setdefault(each, []).append((place, following - 1))
         return {each: split_networks(parts) for each, parts in spans.items()}
@@ -626,11 +630,9 @@ class _Rules:
                     self._note(entry, f"is covered by {other.text}")
                     return
             size <<= 1
-        for each, networks in self._networks.items():
-            whole = _around(networks, low)
-            if not whole or not any(each[0] <= first and last <= each[1] for first, last in entry.ports):
-                continue
-            if whole[0] < low or high < whole[1]:
+        for each in self._starts[low]:
+            whole = _around(self._networks[each], low)
+            if whole and (whole[0] < low or high < whole[1]) and any(each[0] <= first and last <= each[1] for first, last in entry.ports):
                 self._note(entry, f"is merged into {_network_text(whole)}")
                 return
 
@@ -689,7 +691,11 @@ def zones(plain: Mapping[str, Any]) -> list[Zone]:
     public = PUBLIC_PORTS if plain["public_internet"] else NO_PORTS
     found = []
     for name in sorted({_base(place) for place in (*allow, *deny)}, key=lambda name: (name.count("."), name)):
-        exact, below = (without_ports(join_ports(public, _reach(allow, place)), _reach(deny, place)) for place in (name, f"*.{name}"))
+        open_, shut = join_ports(public, _above(allow, name)), _above(deny, name)
+        exact, below = (
+            without_ports(join_ports(open_, allow.get(place, NO_PORTS)), join_ports(shut, deny.get(place, NO_PORTS)))
+            for place in (name, f"*.{name}")
+        )
         found.append(Zone(name, exact, below))
     return found
 
@@ -784,20 +790,13 @@ def resolver_config(policy: Mapping[str, Any], name: str, nft_table: str = "meta
 
 
 def describe(plain: Mapping[str, Any]) -> str:
-    """What a compiled class may reach, in words."""
-
-    def places(kind: str) -> list[str]:
-        rules = plain[kind]
-        found = [f"{name}{_words(name, texts)}" for name, texts in rules["names"].items()]
-        for ports, networks in rules["networks"].items():
-            found += [f"{network.removesuffix('/32')}{_words(network, [ports])}" for network in networks]
-        return found
-
-    allowed = [*(["the public internet"] if plain["public_internet"] else []), *places("allow")]
+    """What a compiled class may reach, in words. What every class with the public internet is denied is left out."""
+    allowed = [*(["the public internet"] if plain["public_internet"] else []), *_places(plain["allow"], WEB_PORTS, ALL_TCP)]
     if not allowed:
         return "nothing but the hub"
-    hidden = {entry.place.removesuffix("/32") for entry in _DOH} if plain["public_internet"] else set()
-    denied = [place for place in places("deny") if place not in hidden]
+    known = split_networks(entry.span for entry in _DOH if entry.span) if plain["public_internet"] else []
+    names = {entry.place for entry in _DOH} if plain["public_internet"] else set()
+    denied = _places(plain["deny"], ALL_PORTS, ALL_PORTS, lambda place: place in names or ("/" in place and _inside(known, span_of(place))))
     limits = []
     if plain["bandwidth"]:
         limits.append(f"{format_bandwidth(plain['bandwidth'])}bit/s")
@@ -813,13 +812,22 @@ def _some(places: Sequence[str], limit: int = 12) -> list[str]:
     return [*places[:limit], f"{len(places) - limit} more"] if len(places) > limit else list(places)
 
 
-def _words(place: str, texts: Sequence[str]) -> str:
-    """The ports of a place as an operator would write them, nothing where they are the usual ones."""
-    ports = read_port_texts(texts)
-    if ports in (ALL_PORTS, ALL_TCP if place[0].isdigit() and "/" in place else WEB_PORTS):
-        return ""
-    parts = sorted((text.partition("/") for text in texts), key=lambda part: (part[0], int(part[2].partition("-")[0])))
-    return ":" + ",".join(f"{number}{'/udp' if protocol == 'udp' else ''}" for protocol, _, number in parts)
+def _places(
+    rules: Mapping[str, Any], usual_of_names: Ports, usual_of_networks: Ports, hidden: Callable[[str], bool] = lambda place: False
+) -> list[str]:
+    """The entries of a compiled list as an operator would write them, without ports where they are the usual ones."""
+    networks: dict[str, list[str]] = {}
+    for ports, places in rules["networks"].items():
+        for place in places:
+            networks.setdefault(place, []).append(ports)
+    found = []
+    for usual, places in ((usual_of_names, rules["names"]), (usual_of_networks, networks)):
+        for place, texts in places.items():
+            if not hidden(place):
+                parts = sorted((text.partition("/") for text in texts), key=lambda part: (part[0], int(part[2].partition("-")[0])))
+                numbers = ",".join(f"{number}{'/udp' if protocol == 'udp' else ''}" for protocol, _, number in parts)
+                found.append(place.removesuffix("/32") + ("" if read_port_texts(texts) == usual else f":{numbers}"))
+    return found
 
 
 def format_bandwidth(rate: int) -> str:

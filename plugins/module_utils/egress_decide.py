@@ -53,6 +53,7 @@ class Reason(str, enum.Enum):
     ALLOWED = "allowed", "The class may reach this name."
     ALLOWED_ADDRESS = "allowed address", "The class may reach this address."
     PUBLIC = "public address", "The class may reach the public internet."
+    LOOK = "to be inspected", "The TLS connection has yet to say which name it means."
     NO_CLASS = "unknown class", "The connection comes from no session's network."
     NOT_LISTED = "not in the class's list", "The class does not list this destination."
     PORT = "port", "The class lists this destination, but not with this port."
@@ -315,7 +316,7 @@ class Policy:
         if _within(self.closed, address) or _within(_NEVER, address):
             return _refused(Reason.PRIVATE)
         if request.hello is None:
-            return Verdict(True, direct.reason, inspect=True) if direct.allowed or one.allow.names else direct
+            return Verdict(True, Reason.LOOK, inspect=True) if direct.allowed or one.allow.names else direct
         return self._hello(one, request, "", request.original or "")
 
     def _hello(self, one: _Class, request: Request, name: str, dialled: str) -> Verdict:

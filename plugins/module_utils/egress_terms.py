@@ -6,10 +6,10 @@ Networks are pairs of their first and last address as integers.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 import unicodedata
-import urllib.parse
 from collections.abc import Iterable, Iterator
 
 Ports = tuple[tuple[int, int], ...]
@@ -33,6 +33,7 @@ _NAME = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_](?:[
 # inet_aton(3) takes these for a number, so what ends in one is an address to some program (as the URL standard says too).
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)
 _QUAD = re.compile(r"(?:(?:0|[1-9][0-9]{0,2})\.){3}(?:0|[1-9][0-9]{0,2})", re.ASCII)
+_PERCENT = re.compile(r"%([0-9a-f]{2})", re.IGNORECASE | re.ASCII)
 # The older standard's mapping turns these into other letters, so that a name written with them may be another one's.
 _DEVIATIONS = re.compile("[\u00df\u03c2\u200c\u200d]")
 
@@ -42,10 +43,10 @@ def port(number: int, protocol: str = "tcp") -> int:
     return number + _UDP if protocol == "udp" else number
 
 
-def join_ports(*sets: Iterable[Span]) -> Ports:
-    """The union of sets of ports."""
+def merge(ranges: Iterable[Span]) -> Ports:
+    """Ranges of ports or addresses, sorted, and those joined that overlap or touch."""
     merged: list[Span] = []
-    for low, high in sorted(each for one in sets for each in one):
+    for low, high in sorted(ranges):
         if merged and low <= merged[-1][1] + 1:
             if high > merged[-1][1]:
                 merged[-1] = (merged[-1][0], high)
@@ -54,21 +55,36 @@ def join_ports(*sets: Iterable[Span]) -> Ports:
     return tuple(merged)
 
 
+def subtract(ranges: Iterable[Span], taken: Iterable[Span]) -> Ports:
+    """Ranges of ports or addresses without others."""
+    holes = merge(taken)
+    left: list[Span] = []
+    index = 0
+    for low, high in merge(ranges):
+        while index < len(holes) and holes[index][1] < low:
+            index += 1
+        at = index
+        while at < len(holes) and holes[at][0] <= high:
+            if low < holes[at][0]:
+                left.append((low, holes[at][0] - 1))
+            low = max(low, holes[at][1] + 1)
+            at += 1
+        if low <= high:
+            left.append((low, high))
+    return tuple(left)
+
+
+# A policy of thousands of entries has a handful of different sets of ports.
+@functools.lru_cache(maxsize=1 << 12)
+def join_ports(*sets: Ports) -> Ports:
+    """The union of sets of ports."""
+    return merge(each for one in sets for each in one)
+
+
+@functools.lru_cache(maxsize=1 << 12)
 def without_ports(ports: Ports, taken: Ports) -> Ports:
     """The ports of the first set that are not in the second."""
-    left = list(ports)
-    for low, high in taken:
-        parts: list[Span] = []
-        for first, last in left:
-            if high < first or last < low:
-                parts.append((first, last))
-                continue
-            if first < low:
-                parts.append((first, low - 1))
-            if high < last:
-                parts.append((high + 1, last))
-        left = parts
-    return tuple(left)
+    return subtract(ports, taken)
 
 
 def covers_ports(ports: Ports, wanted: Ports) -> bool:
@@ -95,6 +111,11 @@ def port_texts(ports: Ports) -> list[str]:
 
 def read_port_texts(texts: Iterable[str]) -> Ports:
     """The set of ports that port_texts wrote. Raises ValueError for anything else."""
+    return _read_port_texts(tuple(texts))
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _read_port_texts(texts: tuple[str, ...]) -> Ports:
     ranges = []
     for text in texts:
         match = re.fullmatch(r"(tcp|udp)/([0-9]{1,5})(?:-([0-9]{1,5}))?", text, re.ASCII)
@@ -104,7 +125,7 @@ def read_port_texts(texts: Iterable[str]) -> Ports:
         if not 1 <= low <= high <= 65535:
             raise ValueError(f"{text!r}: a port is 1 to 65535")
         ranges.append((port(low, match[1]), port(high, match[1])))
-    return join_ports(ranges)
+    return merge(ranges)
 
 
 def canonical_name(text: str) -> str:
@@ -153,7 +174,7 @@ def read_address(text: str) -> int | None:
 def looks_like_address(text: str) -> bool:
     """Whether some program would take a text for an address, in whatever spelling; of a text that is no name, why it is none."""
     for _ in range(3):
-        text = urllib.parse.unquote(text)
+        text = _PERCENT.sub(lambda match: chr(int(match[1], 16)), text)
     text = unicodedata.normalize("NFKC", text).replace("\u3002", ".").strip().lower().strip("[]").partition("%")[0]
     try:
         ipaddress.ip_address(text)
@@ -183,7 +204,7 @@ def address_text(number: int) -> str:
 def split_networks(spans: Iterable[Span]) -> list[Span]:
     """The fewest networks that hold exactly these addresses, in order."""
     found = []
-    for low, high in join_ports(spans):
+    for low, high in merge(spans):
         while low <= high:
             size = (low & -low) or 1 << 32
             while size > high - low + 1:
@@ -196,8 +217,3 @@ def split_networks(spans: Iterable[Span]) -> list[Span]:
 def networks_of(spans: Iterable[Span]) -> list[str]:
     """The fewest networks that hold exactly these addresses, in order, as text with their prefix lengths."""
     return [f"{address_text(low)}/{33 - (high - low + 1).bit_length()}" for low, high in split_networks(spans)]
-
-
-def without_spans(spans: Iterable[Span], taken: Iterable[Span]) -> list[Span]:
-    """The addresses of the first spans that are not in the others."""
-    return list(without_ports(join_ports(spans), join_ports(taken)))

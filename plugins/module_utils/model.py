@@ -9,12 +9,13 @@ from __future__ import annotations
 import fnmatch
 import ipaddress
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from .durations import parse_duration
-from .egress import DESTINATION_LEGAL, parse_destination, parse_subnet
-from .names import CLASS_LEGAL, mig_resource, network_name
+from .egress import BUILT_IN, compile_policy, parse_subnet, problems
+from .names import mig_resource
 from .sandboxes import SANDBOXES, gpu_refusal
 from .sizes import format_size, parse_size
 from .specs import Fault, Spec, check_options, check_value, listed, nearest
@@ -72,13 +73,6 @@ PROFILE: Mapping[str, Spec] = {
     "groups": {"type": "list", "elements": "str"},
     "default": {"type": "bool"},
 }
-EGRESS_CLASS: Mapping[str, Spec] = {
-    "title": _TEXT,
-    "description": _TEXT,
-    "subnet": _NEEDED_TEXT,
-    "public_internet": {"type": "bool"},
-    "allow": {"type": "list", "elements": "str"},
-}
 QUOTAS: Mapping[str, Spec] = {"default": _TEXT, "groups": {"type": "dict"}, "users": {"type": "dict"}}
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,38}[a-z0-9])?", re.ASCII)
@@ -90,6 +84,8 @@ _QUOTA_PERIODS = ("day", "week", "month")
 
 _CONTROL, _MANAGERS, _COMPUTE = "metalhub_control", "metalhub_managers", "metalhub_compute"
 _STORAGE, _REGISTRY, _BUILDERS = "metalhub_storage", "metalhub_registry", "metalhub_builders"
+_CLASSES = "metalhub_egress_classes"
+_NOTES = 20
 GROUPS = (_CONTROL, _MANAGERS, _COMPUTE, _STORAGE, _REGISTRY, _BUILDERS)
 
 
@@ -126,13 +122,19 @@ class Problem:
 
 @dataclass(frozen=True)
 class Site:
-    """All that is judged together: hosts, the declared variables, the roles' names, and findings made by the caller."""
+    """All that is judged together: hosts, the declared variables, the roles' names, and findings made by the caller.
+
+    ``deny_lists`` are the texts of the files in ``metalhub_egress_deny_lists`` that the caller could read, and ``is_public_suffix`` says
+    of a name whether it is a public suffix or has one below it.
+    """
 
     hosts: tuple[Host, ...]
     specs: Mapping[str, Spec]
     roles: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     findings: tuple[Problem, ...] = ()
+    deny_lists: Mapping[str, str] = field(default_factory=dict)
+    is_public_suffix: Callable[[str], bool] | None = None
 
     def group(self, name: str) -> list[Host]:
         """The hosts of a group, in the inventory's order."""
@@ -409,12 +411,12 @@ def _check_profiles(site: Site) -> Iterator[Problem]:
         "image": ("metalhub_images", "image"),
         "flavor": ("metalhub_flavors", "flavor"),
         "pool": ("metalhub_pools", "pool"),
-        "egress": ("metalhub_egress_classes", "egress class"),
+        "egress": (_CLASSES, "egress class"),
     }
     titles: dict[str, str] = {}
     for name, profile in profiles.items():
         for key, (table, what) in tables.items():
-            value, known = profile.get(key), site.table(table)
+            value, known = profile.get(key), {**site.table(table), **(BUILT_IN if table == _CLASSES else {})}
             if isinstance(value, str) and value not in known:
                 message = f"There is no such {what}. {nearest(value, known)}".strip()
                 yield Problem(f"metalhub_profiles.{name}.{key}", value, None, message, listed(known))
@@ -487,37 +489,43 @@ def hosts_of_pool(site: Site, pool: str) -> list[Host]:
     return [host for host in site.group(_COMPUTE) if host.variables.get("metalhub_pool") == pool]
 
 
+def egress_arguments(site: Site) -> tuple[object, dict[str, Any]]:
+    """What the site says of egress, as the arguments of ``compile_policy``."""
+    used = sorted({str(profile["egress"]) for profile in site.table("metalhub_profiles").values() if profile.get("egress")})
+    lists = site.variable("metalhub_egress_deny_lists")
+    return site.variable(_CLASSES) or {}, {
+        "used": used,
+        "internal": site.variable("metalhub_egress_internal"),
+        "packages": site.variable("metalhub_egress_packages"),
+        "site_networks": site.variable("metalhub_site_networks"),
+        # A file that could not be read has been reported as that.
+        "deny_lists": {name: site.deny_lists.get(str(name), "") for name in lists} if isinstance(lists, Mapping) else lists,
+        "is_public_suffix": site.is_public_suffix,
+    }
+
+
 def _check_egress(site: Site) -> Iterator[Problem]:
-    yield from _entries(site, "metalhub_egress_classes", EGRESS_CLASS, CLASS_LEGAL)
-    subnets: dict[str, ipaddress.IPv4Network] = {}
-    for name, entry in site.table("metalhub_egress_classes").items():
-        path = f"metalhub_egress_classes.{name}"
-        if _NAME.fullmatch(name):
-            try:
-                network_name(name)
-            except ValueError:
-                yield Problem("metalhub_egress_classes", name, None, "This cannot name an egress class.", CLASS_LEGAL)
-        allow = entry.get("allow")
-        for item in allow if isinstance(allow, Sequence) and not isinstance(allow, str) else ():
-            try:
-                if isinstance(item, str):
-                    parse_destination(item)
-            except ValueError as error:
-                message = str(error)
-                yield Problem(f"{path}.allow", item, None, f"{message[0].upper()}{message[1:]}.", DESTINATION_LEGAL)
-        if not isinstance(entry.get("subnet"), str):
-            continue
+    classes, arguments = egress_arguments(site)
+    wrong = problems(classes, **arguments)
+    for path, value, message, legal in wrong:
+        yield Problem(path, value, None, message, legal)
+    given = site.table(_CLASSES)
+    for name, entry in {**{name: BUILT_IN[name] for name in arguments["used"] if name in BUILT_IN}, **given}.items():
         try:
-            subnet = parse_subnet(entry["subnet"])
-        except ValueError as error:
-            message = str(error)
-            yield Problem(f"{path}.subnet", entry["subnet"], None, f"{message[0].upper()}{message[1:]}.", "IPv4, /8 to /28: 10.231.0.0/20")
-            continue
-        for other, taken in subnets.items():
-            if taken.overlaps(subnet):
-                yield Problem(f"{path}.subnet", str(subnet), None, f"It overlaps the subnet {taken} of class {other}.", "a free network")
-        subnets[name] = subnet
-        yield from _check_host_networks(site, f"{path}.subnet", subnet)
+            subnet = parse_subnet(entry.get("subnet") or BUILT_IN.get(name, {}).get("subnet"))
+        except ValueError:
+            continue  # reported with the class
+        yield from _check_host_networks(site, f"{_CLASSES}.{name}.subnet", subnet)
+    for name in given:
+        if name not in arguments["used"]:
+            yield Problem(f"{_CLASSES}.{name}", dict(given[name]), None, "No profile uses this class.", "a profile's egress", warning=True)
+    if wrong:
+        return
+    notes = [note for note in compile_policy(classes, **arguments)["notes"] if note["entry"]]
+    for note in notes[:_NOTES]:
+        yield Problem(f"{_CLASSES}.{note['class']}", note["entry"], None, f"The entry {note['note']}.", warning=True)
+    if len(notes) > _NOTES:
+        yield Problem(_CLASSES, None, None, f"There are {len(notes) - _NOTES} more entries that add nothing.", warning=True)
 
 
 def _check_host_networks(site: Site, path: str, subnet: ipaddress.IPv4Network) -> Iterator[Problem]:

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .durations import format_duration, parse_duration
-from .model import Host, Problem, Site, hosts_of_pool
+from .egress import compile_policy, describe
+from .model import Host, Problem, Site, egress_arguments, hosts_of_pool
 from .sizes import format_size, parse_size
 
 _SANDBOXES = {
@@ -93,10 +94,27 @@ def _names(hosts: Sequence[Host], limit: int = 6) -> str:
     return (", ".join(names[:limit]) + more) or "no host"
 
 
+def _networks(site: Site) -> Table:
+    """Each egress class in words; where something is wrong with one, what was written of all."""
+    classes, arguments = egress_arguments(site)
+    notes = ["Sessions reach neither each other nor the hosts' own services."]
+    try:
+        policy = compile_policy(classes, **arguments)
+    except ValueError:
+        rows = [(name, _text(entry.get("subnet"), "?"), "?") for name, entry in site.table("metalhub_egress_classes").items()]
+    else:
+        rows = [(name, entry["subnet"], describe(entry)) for name, entry in policy["classes"].items()]
+        if policy["site_networks"]:
+            notes.append(f"Of the private networks, names may lead to {', '.join(policy['site_networks'])}.")
+    header = ("class", "bridge", "subnet", "reaches")
+    table = tuple((name, f"mh-{name}", subnet, reaches) for name, subnet, reaches in rows)
+    return Table("Networks, on each node that runs sessions", header, table, tuple(notes))
+
+
 def plan_site(site: Site) -> list[Table]:
     """What the inventory means: hosts and what each gets, pools, profiles and where they run, networks, images, quotas."""
     flavors, images = site.table("metalhub_flavors"), site.table("metalhub_images")
-    pools, classes = site.table("metalhub_pools"), site.table("metalhub_egress_classes")
+    pools = site.table("metalhub_pools")
     hosts = tuple(
         (
             host.name,
@@ -130,14 +148,6 @@ def plan_site(site: Site) -> list[Table]:
         )
         for (name, profile), stop in zip(site.table("metalhub_profiles").items(), stop_words, strict=True)
     )
-    networks = []
-    for name, entry in classes.items():
-        allow = entry.get("allow")
-        places = ", ".join(map(str, allow)) if isinstance(allow, (list, tuple)) else ""
-        reach = "the internet" if entry.get("public_internet") is True else ""
-        networks.append(
-            (name, f"mh-{name}", _text(entry.get("subnet"), "?"), " and ".join(filter(None, [reach, places])) or "nothing but the hub")
-        )
     image_rows = []
     for name, image in images.items():
         how = f"pulled, {image['reference']}" if "reference" in image else f"built from {_text(image.get('build'), '?')}"
@@ -163,12 +173,7 @@ def plan_site(site: Site) -> list[Table]:
             ("profile", "size", "image", "egress", "stops", "for", "can run on"),
             profiles,
         ),
-        Table(
-            "Networks, on each node that runs sessions",
-            ("class", "bridge", "subnet", "reaches"),
-            tuple(networks),
-            ("Sessions reach neither each other nor the hosts' own services.",),
-        ),
+        _networks(site),
         Table("Images", ("image", "how", "pulled ahead on"), tuple(image_rows)),
         Table(
             "Quotas",

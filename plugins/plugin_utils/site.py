@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import re
 import typing as t
@@ -12,6 +13,7 @@ import yaml
 from ansible.errors import AnsibleError
 from ansible_collections.metalhub.platform.plugins.module_utils.inventory_files import Scan, scan_yaml
 from ansible_collections.metalhub.platform.plugins.module_utils.model import GROUPS, Host, Problem, Site
+from ansible_collections.metalhub.platform.plugins.plugin_utils.public_suffix import is_public_suffix
 
 try:  # Where a value is written is a courtesy of ansible-core's internals: without it, messages are a line shorter.
     from ansible._internal._datatag._tags import Origin
@@ -26,6 +28,7 @@ COLLECTION = Path(__file__).resolve().parents[2]
 # Files that an operator hands in, on the controller.
 _BUNDLE = "metalhub_extra_ca_bundle"
 _CERTIFICATE, _KEY = "traefik_certificate", "traefik_key"
+_DENY_LISTS = "metalhub_egress_deny_lists"
 _CERTIFICATE_WARNING = datetime.timedelta(days=14)
 
 
@@ -56,8 +59,10 @@ class Reader:
         self._scans = dict(_scan_sources(task_vars))
         names = [name for name in self._hostvars if not set(GROUPS).isdisjoint(self._groups(name))] or list(self._hostvars)
         hosts = tuple(self._host(name) for name in names)
-        findings = [*self._duplicates(), *self._certificates(hosts)]
-        self.site = Site(hosts, self.specs, self.roles, tuple(ignore), tuple(findings))
+        site = Site(hosts, self.specs, self.roles, tuple(ignore), is_public_suffix=is_public_suffix)
+        lists, unread = _read_deny_lists(site.variable(_DENY_LISTS))
+        findings = [*self._duplicates(), *self._certificates(hosts), *unread]
+        self.site = dataclasses.replace(site, findings=tuple(findings), deny_lists=lists)
 
     def sources(self, problems: Sequence[Problem]) -> dict[str, str]:
         """File and line of the variables of these problems, as far as they are known."""
@@ -225,6 +230,19 @@ def _files(root: Path, depth: int = 6) -> Iterator[Path]:
         for path in sorted(root.iterdir()):
             if not path.name.startswith(".") and not path.name.endswith("~"):
                 yield from _files(path, depth - 1)
+
+
+def _read_deny_lists(value: t.Any) -> tuple[dict[str, str], list[Problem]]:
+    """The texts of the deny lists, and those that cannot be read."""
+    texts: dict[str, str] = {}
+    problems = []
+    for name, path in value.items() if isinstance(value, Mapping) else ():
+        try:
+            texts[str(name)] = Path(str(path)).expanduser().read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            message = f"The list cannot be read: {getattr(error, 'strerror', None) or 'it is not text'}."
+            problems.append(Problem(f"{_DENY_LISTS}.{name}", path, None, message, "a text file on the controller, one destination a line"))
+    return texts, problems
 
 
 def _check_certificate(variable: str, path: str, key_variable: str | None, key_path: t.Any) -> Iterator[Problem]:

@@ -100,6 +100,35 @@ def test_profile_written_twice(site: SiteDir) -> None:
     assert "A duplicate profile: it is written twice, in lines" in text
 
 
+def test_egress_class_written_twice(site: SiteDir) -> None:
+    file = site.path / "group_vars/all/site.yml"
+    file.write_text(file.read_text().replace("  open: {deny_lists", "  clinic: {subnet: 10.231.80.0/20}\n  open: {deny_lists"))
+    text = site.message()
+    assert "metalhub_egress_classes.clinic" in text
+    assert "written twice, in lines" in text
+
+
+def test_deny_list_that_is_not_there(site: SiteDir) -> None:
+    (site.path / "files/egress/mining.txt").unlink()
+    text = site.message()
+    assert "metalhub_egress_deny_lists.mining" in text
+    assert "The list cannot be read: No such file or directory." in text
+
+
+def test_bad_egress_is_told_with_its_place(site: SiteDir) -> None:
+    (site.path / "files/egress/mining.txt").write_text("pool..example.net\n")
+    file = site.path / "group_vars/all/site.yml"
+    file.write_text(file.read_text().replace("metalhub_egress_packages: [mirror.example.org]", 'metalhub_egress_packages: ["*.github.io"]'))
+    text = site.message()
+    for words in (
+        "This is not a host name.",
+        "Below github.io anybody can have a name",
+        "site/group_vars/all/site.yml:",
+        "There are 2 problems",
+    ):
+        assert words in text, words
+
+
 def test_host_in_two_pool_groups(site: SiteDir) -> None:
     file = site.path / "hosts.yml"
     file.write_text(
@@ -184,6 +213,8 @@ def test_plan_is_words_and_a_page(site: SiteDir, tmp_path: Path) -> None:
         "idle for 30 minutes",
         "built from lab",
         "research",
+        "*.imaging.clinic.example.org:443",
+        "Of the private networks, names may lead to 10.20.0.0/16.",
     ):
         assert words in done.stdout, words
     assert "Did you mean gvisor?" in done.stdout
