@@ -203,6 +203,11 @@ class Policy:
             return _refused(Reason.ADDRESS_LITERAL)
         return self._address(one, number, port, protocol)
 
+    def decide_name(self, klass: str, name: str, port: int, protocol: str = "tcp") -> Verdict:
+        """What is to be done with a connection to one of the addresses that the resolver gave for a name."""
+        one = self.classes.get(klass)
+        return _refused(Reason.NO_CLASS) if one is None else self._name(one, name, port, protocol)
+
     def _name_ports(self, one: _Class, name: str) -> Ports:
         allowed = one.allow.of_name(name)
         return without_ports(join_ports(allowed, PUBLIC_PORTS) if one.public else allowed, one.deny.of_name(name))
@@ -223,11 +228,11 @@ class Policy:
             return Verdict(True, Reason.PUBLIC)
         return _refused(Reason.PORT if ports else Reason.NOT_LISTED)
 
-    def _name(self, one: _Class, name: str, port: int) -> Verdict:
-        if has_port(one.deny.of_name(name), port):
+    def _name(self, one: _Class, name: str, port: int, protocol: str = "tcp") -> Verdict:
+        if has_port(one.deny.of_name(name), port, protocol):
             return _refused(Reason.DENIED, name)
         ports = self._name_ports(one, name)
-        if has_port(ports, port):
+        if has_port(ports, port, protocol):
             return Verdict(True, Reason.ALLOWED, name)
         return _refused(Reason.PORT if ports else Reason.NOT_LISTED, name)
 

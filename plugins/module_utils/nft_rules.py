@@ -12,12 +12,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .egress import EgressClass, parse_class
-from .egress_terms import port_texts
 from .names import network_name
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+# Where the proxy listens: by its name, and for what was sent to port 80 and 443 of somebody else.
+EXPLICIT, INTERCEPT_HTTP, INTERCEPT_TLS = 3128, 3129, 3130
+# The node's own resolver, which the proxy and the classes' resolvers ask.
+RESOLVER = "127.0.0.55"
+# Mark of connections that a rule by address let through; no proxy comes between.
+DIRECT = "0x6d68"
+# Group of NFLOG under which refused packets are told.
+LOG_GROUP = 27
 _GROUP = re.compile(r"[a-z_][a-z0-9_-]{0,31}", re.ASCII)
 
 
@@ -32,13 +38,17 @@ class Guard:
 
 @dataclass(frozen=True)
 class Policy:
-    """All that decides one host's rules. `session_groups` are the local groups whose processes may open session ports on this host."""
+    """All that decides one host's rules.
 
-    classes: tuple[EgressClass, ...]
+    `egress` is the compiled policy (`egress.compile_policy`), `proxy_user` the user that the proxy runs as (empty where there is
+    none), and `session_groups` are the local groups whose processes may open session ports on this host.
+    """
+
+    egress: Mapping[str, Any]
+    proxy_user: str
     control: tuple[Network, ...]
     platform: tuple[Network, ...]
     hub_port: int
-    nameservers: tuple[Network, ...]
     reserved: tuple[Network, ...]
     guards: tuple[Guard, ...]
     session_groups: tuple[str, ...]
@@ -62,26 +72,6 @@ def parse_networks(values: Iterable[object], where: str) -> tuple[Network, ...]:
     return tuple(found)
 
 
-def parse_classes(given: Mapping[str, object], where: str) -> tuple[EgressClass, ...]:
-    """Read all classes, sorted by name. Raises ValueError for a bad one, and for two whose subnets overlap."""
-    if not isinstance(given, Mapping):
-        raise _fail(where, given, "a dict of classes")
-    classes = []
-    for name in sorted(given):
-        value = given[name]
-        if not isinstance(value, Mapping):
-            raise _fail(f"{where}.{name}", value, "a dict of subnet, public_internet and allow")
-        try:
-            classes.append(parse_class(name, value))
-        except ValueError as error:
-            raise ValueError(f"{where}.{name}: {dict(value)!r} is not legal: {error}") from None
-    for index, one in enumerate(classes):
-        for other in classes[index + 1 :]:
-            if one.subnet.overlaps(other.subnet):
-                raise ValueError(f"{where}: the subnets of {one.name} ({one.subnet}) and {other.name} ({other.subnet}) overlap")
-    return tuple(classes)
-
-
 def parse_guard(given: object, where: str) -> Guard:
     """Read one guard. Raises ValueError that names the place, the value and the legal form."""
     if not isinstance(given, Mapping) or set(given) - {"protocol"} != {"ports", "from"}:
@@ -96,29 +86,27 @@ def parse_guard(given: object, where: str) -> Guard:
 
 
 def parse_policy(
-    *, classes: Mapping[str, object], control: Iterable[object], platform: Iterable[object], hub_port: int,
-    nameservers: Iterable[object], reserved: Iterable[object], guards: Iterable[object], session_groups: Iterable[str],
-    bridge_table: bool,
+    *, egress: Mapping[str, Any], proxy_user: str, control: Iterable[object], platform: Iterable[object], hub_port: int,
+    reserved: Iterable[object], guards: Iterable[object], session_groups: Iterable[str], bridge_table: bool,
 ) -> Policy:  # fmt: skip
     """Read the variables of the `network` role. Raises ValueError with one message for the first that is wrong."""
-    parsed = parse_classes(classes, "network_classes")
     platform_networks = parse_networks(platform, "network_platform_addresses")
     control_networks = parse_networks(control, "network_control_addresses")
-    for one in parsed:
+    for name, one in sorted(egress["classes"].items()):
+        subnet = ipaddress.ip_network(one["subnet"])
         for host in (*platform_networks, *control_networks):
-            if isinstance(host, ipaddress.IPv4Network) and one.subnet.overlaps(host):
+            if isinstance(host, ipaddress.IPv4Network) and subnet.overlaps(host):
                 raise ValueError(
-                    f"network_classes.{one.name}.subnet: {one.subnet} overlaps the host {host.with_prefixlen}; "
+                    f"network_policy.classes.{name}.subnet: {subnet} overlaps the host {host.with_prefixlen}; "
                     "wanted a network that is not in use"
                 )
     groups = tuple(session_groups)
-    for group in groups:
+    for group in (*groups, *([proxy_user] if proxy_user else [])):
         if not _GROUP.fullmatch(group):
-            raise _fail("network_session_groups", group, "names of local groups")
+            raise _fail("network_session_groups, network_proxy_user", group, "names of local groups and users")
     return Policy(
-        parsed, control_networks, platform_networks, int(hub_port), parse_networks(nameservers, "network_nameservers"),
-        parse_networks(reserved, "network_reserved"), tuple(parse_guard(g, f"network_guards[{i}]") for i, g in enumerate(guards)),
-        groups, bridge_table,
+        egress, proxy_user, control_networks, platform_networks, int(hub_port), parse_networks(reserved, "network_reserved"),
+        tuple(parse_guard(g, f"network_guards[{i}]") for i, g in enumerate(guards)), groups, bridge_table,
     )  # fmt: skip
 
 
@@ -144,21 +132,56 @@ def _set(name: str, networks: Iterable[Network]) -> list[str]:
     return [*lines, "\t}"]
 
 
-def _class_chain(one: EgressClass) -> list[str]:
-    lines = [
-        f"\tchain class_{one.name.replace('-', '_')} {{",
-        f'\t\tip saddr != {one.subnet} counter drop comment "not an address of this class"',
-    ]
-    # Names are the resolver's and the proxy's work; this knows addresses.
-    for place in [allow for allow in one.allow if allow.network]:
-        for text in port_texts(place.ports):
-            protocol, _, ports = text.partition("/")
-            match = f"meta l4proto {protocol}" if ports == "1-65535" else f"{protocol} dport {ports}"
-            lines.append(f"\t\tip daddr {place.place.removesuffix('/32')} {match} counter accept")
-    if one.public_internet:
+def _match(ports: str) -> str:
+    """A port list's entry of the compiled policy, such as ``tcp/443`` or ``udp/1-65535``, as a match of nft."""
+    protocol, _, numbers = ports.partition("/")
+    return f"meta l4proto {protocol}" if numbers == "1-65535" else f"{protocol} dport {numbers}"
+
+
+def _quantity(one: Mapping[str, Any]) -> str:
+    # A burst of a tenth of a second, or TCP would never come near the rate; and no less than a few full segments.
+    return f"limit rate over {one['bandwidth']} bytes/second burst {max(one['bandwidth'] // 10, 65536)} bytes"
+
+
+def _has_web(one: Mapping[str, Any]) -> bool:
+    """Whether the class has names, which are the proxy's and the resolver's to judge."""
+    return bool(one["public_internet"] or one["allow"]["names"])
+
+
+def _class_sets(name: str, one: Mapping[str, Any]) -> list[str]:
+    lines = []
+    if one["connections"]:
+        lines += [f"\tset connections_{name} {{", "\t\ttype ipv4_addr; size 65536; flags dynamic;", "\t}"]
+    if one["bandwidth"]:
+        for way in ("up", "down"):
+            lines += [f"\tset {way}_{name} {{", "\t\ttype ipv4_addr; size 65536; flags dynamic; timeout 1m;", "\t}"]
+    for key in sorted(one["name_sets"]):
+        lines += [f"\tset {key} {{", '\t\ttype ipv4_addr; flags timeout; timeout 1h; comment "filled by the resolver";', "\t}"]
+    return lines
+
+
+def _class_chain(name: str, one: Mapping[str, Any]) -> list[str]:
+    lines = [f"\tchain class_{name} {{"]
+    if one["connections"]:
+        lines.append(f"\t\tadd @connections_{name} {{ ip saddr ct count over {one['connections']} }} counter goto refuse")
+    if _has_web(one):
         lines += [
-            "\t\tip daddr @nameservers meta l4proto { tcp, udp } th dport 53 counter accept",
+            f"\t\tip daddr {one['gateway']} meta l4proto {{ tcp, udp }} th dport 53 counter accept",
+            f"\t\tip daddr {one['gateway']} tcp dport {EXPLICIT} counter accept",
+        ]
+    lines.append("\t\tjump inside")
+    for ports, networks in sorted(one["deny"]["networks"].items()):
+        lines.append(f"\t\tip daddr {_braces(networks)} {_match(ports)} counter goto refuse")
+    for ports, networks in sorted(one["allow"]["networks"].items()):
+        lines.append(f"\t\tip daddr {_braces(networks)} {_match(ports)} counter ct mark set {DIRECT} accept")
+    for key, content in sorted(one["name_sets"].items()):
+        lines += [f"\t\tip daddr @{key} {_match(ports)} counter ct mark set {DIRECT} accept" for ports in content["ports"]]
+    if _has_web(one):
+        lines.append('\t\tip daddr != @closed tcp dport { 80, 443 } counter accept comment "the proxy decides"')
+    if one["public_internet"]:
+        lines += [
             '\t\tip daddr @reserved counter goto refuse comment "not the public internet"',
+            '\t\ttcp dport 853 counter goto refuse comment "DNS over TLS"',
             '\t\tmeta l4proto tcp counter accept comment "the public internet"',
         ]
     return [*lines, "\t\tcounter goto refuse", "\t}"]
@@ -175,9 +198,20 @@ def _guards(guards: Iterable[Guard]) -> list[str]:
     return lines
 
 
+def _by_bridge(keyword: str, verdicts: Mapping[str, str]) -> list[str]:
+    """Go on by the class of a packet's bridge."""
+    pairs = [f'"{bridge}" : {verdict}' for bridge, verdict in verdicts.items()]
+    return [f"\t\t{keyword} vmap {_braces(pairs)}"] if pairs else []
+
+
 def render(policy: Policy) -> str:
     """The whole rule file. The same policy always gives the same text."""
-    bridges = _braces(f'"{network_name(c.name)}" : jump class_{c.name.replace("-", "_")}' for c in policy.classes)
+    classes = {name.replace("-", "_"): one for name, one in sorted(policy.egress["classes"].items())}
+    names = {name.replace("-", "_"): network_name(name) for name in policy.egress["classes"]}
+    bridges = {names[name]: f"goto class_{name}" for name in classes}
+    limited = {names[name]: name for name, one in classes.items() if one["bandwidth"]}
+    quantity = {name: _quantity(one) for name, one in classes.items() if one["bandwidth"]}
+    direct = sorted({(ports, network) for one in classes.values() for ports, some in one["allow"]["networks"].items() for network in some})
     lines = [
         "# Made by the network role; changes are overwritten.",
         "# Adding a table before deleting it makes the deletion legal when it is not there. All of it is one transaction,",
@@ -187,9 +221,13 @@ def render(policy: Policy) -> str:
         "table inet metalhub {",
         *_set("control", policy.control),
         *_set("platform", (*policy.platform, *policy.control)),
-        *_set("subnets", (c.subnet for c in policy.classes)),
-        *_set("nameservers", policy.nameservers),
+        *_set("subnets", (ipaddress.ip_network(one["subnet"]) for one in classes.values())),
         *_set("reserved", policy.reserved),
+        *_set("closed", map(ipaddress.ip_network, policy.egress["closed"])),
+        "\tset refused {",
+        "\t\ttype ipv4_addr; size 65536; flags dynamic; timeout 1m;",
+        "\t}",
+        *[line for name, one in classes.items() for line in _class_sets(name, one)],
         "",
         "\t# After connection tracking and before Docker's DNAT: a rule sees the address the session asked for, so a",
         "\t# published port of another session is as closed as any other port of a host.",
@@ -199,23 +237,45 @@ def render(policy: Policy) -> str:
         "\t}",
         "\tchain from_session {",
         '\t\tmeta nfproto != ipv4 counter drop comment "IPv6 is closed"',
+        *_by_bridge("iifname", {bridge: f"jump up_{name}" for bridge, name in limited.items()}),
         "\t\tct state established,related accept",
         "\t\tct state invalid counter drop",
-        f'\t\tip daddr @control tcp dport {policy.hub_port} ip saddr @subnets counter accept comment "the hub\'s API"',
+        '\t\tmeta l4proto tcp tcp flags & (fin | syn | rst | ack) != syn counter goto refuse comment "of a connection that was cut"',
+        f"\t\tip daddr @control tcp dport {policy.hub_port} ip saddr @subnets counter ct mark set {DIRECT} accept"
+        ' comment "the hub\'s API"',
+        *_by_bridge("iifname", {names[name]: f"jump source_{name}" for name in classes}),
+        *_by_bridge("iifname", bridges),
+        '\t\tcounter drop comment "a session bridge of no class"',
+        "\t}",
+        *[line for name, one in classes.items() for line in (
+            f"\tchain source_{name} {{", f'\t\tip saddr != {one["subnet"]} counter drop comment "not an address of this class"', "\t}",
+        )],
+        *[line for name in limited.values() for line in (
+            f"\tchain up_{name} {{", f"\t\tupdate @up_{name} {{ ip saddr {quantity[name]} }} counter drop", "\t}",
+            f"\tchain down_{name} {{", f"\t\tupdate @down_{name} {{ ip daddr {quantity[name]} }} counter drop", "\t}",
+        )],
+        "\t# What no class opens.",
+        "\tchain inside {",
         '\t\tfib daddr type != unicast counter goto refuse comment "this host, broadcast, multicast"',
         '\t\tip daddr @platform counter goto refuse comment "hosts of the platform"',
         '\t\tip daddr @subnets counter goto refuse comment "other sessions"',
         '\t\tip daddr 169.254.0.0/16 counter goto refuse comment "link-local: cloud metadata"',
-        *([f"\t\tiifname vmap {bridges}"] if policy.classes else []),
-        '\t\tcounter drop comment "a session bridge of no class"',
         "\t}",
-        *[line for one in policy.classes for line in _class_chain(one)],
+        *[line for name, one in classes.items() for line in _class_chain(name, one)],
         "\t# A refused connection ends at once instead of hanging until a time-out.",
         "\tchain refuse {",
         "\t\tfib daddr type { broadcast, multicast, anycast } drop",
+        f"\t\tupdate @refused {{ ip saddr limit rate 5/second burst 20 packets }} log group {LOG_GROUP} snaplen 128",
         "\t\tmeta l4proto tcp reject with tcp reset",
         "\t\tlimit rate 100/second reject with icmpx type admin-prohibited",
         "\t\tdrop",
+        "\t}",
+        "",
+        "\t# Before Docker's own translation: what the class leaves to the proxy goes there, wherever it was sent.",
+        "\tchain intercept {",
+        "\t\ttype nat hook prerouting priority dstnat - 5; policy accept;",
+        f'\t\tiifname "mh-*" ct mark != {DIRECT} tcp dport 80 redirect to :{INTERCEPT_HTTP}',
+        f'\t\tiifname "mh-*" ct mark != {DIRECT} tcp dport 443 redirect to :{INTERCEPT_TLS}',
         "\t}",
         "",
         "\t# Published session ports, after DNAT: the control host's hub and Traefik, nobody else.",
@@ -226,6 +286,7 @@ def render(policy: Policy) -> str:
         "\tchain to_session {",
         "\t\tmeta nfproto != ipv4 counter drop",
         '\t\tiifname "mh-*" counter drop comment "from another session"',
+        *_by_bridge("oifname", {bridge: f"jump down_{name}" for bridge, name in limited.items()}),
         "\t\tct state established,related accept",
         "\t\tip saddr @control meta l4proto tcp counter accept",
         "\t\tcounter drop",
@@ -235,9 +296,11 @@ def render(policy: Policy) -> str:
         "\t\t# By address: after Docker's DNAT of a local connection this hook still shows the interface it had before.",
         "\t\tip daddr @subnets goto local_to_session",
         '\t\toifname "mh-*" goto local_to_session',
+        *([f'\t\tmeta skuid "{policy.proxy_user}" goto from_proxy'] if policy.proxy_user else []),
         "\t}",
         "\tchain local_to_session {",
         "\t\tmeta nfproto != ipv4 counter drop",
+        *_by_bridge("oifname", {bridge: f"jump down_{name}" for bridge, name in limited.items()}),
         "\t\tct state established,related accept",
         *(
             [f"\t\tmeta skgid {_braces(sorted(set(policy.session_groups)))} meta l4proto tcp counter accept"]
@@ -246,6 +309,19 @@ def render(policy: Policy) -> str:
         ),
         "\t\tcounter drop",
         "\t}",
+        "\t# Whatever the proxy was talked into, and whatever a name leads to: nothing of the platform, and nothing private that the site",
+        "\t# did not name.",
+        "\tchain from_proxy {",
+        "\t\tct state established,related accept",
+        f"\t\tip daddr {RESOLVER} meta l4proto {{ tcp, udp }} th dport 53 accept",
+        '\t\tip saddr 127.0.0.1 ip daddr 127.0.0.1 tcp dport 32768-60999 accept comment "squid talks to its helpers like this"',
+        "\t\tfib daddr type != unicast counter reject",
+        "\t\tip daddr @platform counter reject",
+        *[f"\t\tip daddr {network} {_match(ports)} counter accept" for ports, network in direct if ports.startswith("tcp/")],
+        "\t\tip daddr @closed counter reject",
+        "\t\tmeta nfproto ipv4 meta l4proto tcp counter accept",
+        "\t\tcounter reject",
+        "\t}",
         "",
         "\t# Ports of the platform's own services on this host. Ports not named here are left to the site's own rules.",
         "\tchain input {",
@@ -253,6 +329,8 @@ def render(policy: Policy) -> str:
         '\t\tiifname "lo" accept',
         '\t\tiifname "mh-*" accept comment "decided in from_session"',
         "\t\tct state established,related accept",
+        "\t\tip daddr @subnets counter drop comment \"the resolver and the proxy are for sessions\"",
+        f"\t\ttcp dport {{ {EXPLICIT}, {INTERCEPT_HTTP}, {INTERCEPT_TLS} }} counter drop",
         *_guards(policy.guards),
         "\t}",
         "}",

@@ -47,6 +47,14 @@ class Flavor:
 
 
 @dataclass(frozen=True)
+class Egress:
+    """An egress class: the proxy's URL, empty where the class has no names, and what its sessions reach without it."""
+
+    proxy: str = ""
+    direct: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Profile:
     """One card of the start page. ``idle_stop`` and ``max_session`` are seconds, 0 is without limit; ``sandbox`` follows from the
     pool's and the flavor."""
@@ -196,6 +204,7 @@ class Document:
     pools: Mapping[str, str]
     flavors: Mapping[str, Flavor]
     images: Mapping[str, str]
+    egress: Mapping[str, Egress]
     profiles: Mapping[str, Profile]
     quotas: Quotas
     groups: Mapping[str, frozenset[str]]
@@ -452,8 +461,11 @@ def parse(data: Any) -> Document:
         images[name] = part.text("title", name)
         part.left -= {"build", "reference"}  # how it is made is for others; which it is stands in the manifest
         part.end()
-    egress = dict.fromkeys(top.texts("egress_classes"))
-    for name in egress:
+    egress: dict[str, Egress] = {}
+    for name, value in top.named("egress_classes").items():
+        part = _Reader(value, f"egress_classes.{name}", problems)
+        egress[name] = Egress(part.url("proxy", ""), part.texts("direct", []))
+        part.end()
         try:
             names.network_name(name)
         except ValueError as error:
@@ -547,6 +559,7 @@ def parse(data: Any) -> Document:
         pools=pools,
         flavors=flavors,
         images=images,
+        egress=egress,
         profiles=profiles,
         quotas=_quotas(top.part("quotas", {})),
         groups=groups,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlparse
 
 from .config import Document, Profile
 from .core import names, sandboxes
@@ -29,6 +30,17 @@ def _outranking(document: Document, profile: Profile) -> dict[str, str]:
         kinds = {flavor.gpu.resource for flavor in document.flavors.values() if flavor.gpu} - {gpu.resource}
         variables.update(dict.fromkeys(map(names.resource_variable, kinds), ""))
     return variables
+
+
+def _proxies(document: Document, profile: Profile) -> dict[str, str]:
+    """The variables by which programs find the class's proxy. Those that ignore them are intercepted on the node."""
+    egress = document.egress[profile.egress]
+    if not egress.proxy:
+        return {}
+    hub = urlparse(document.connect_url).hostname or ""
+    variables = {"HTTP_PROXY": egress.proxy, "HTTPS_PROXY": egress.proxy, "NO_PROXY": ",".join(["localhost", "127.0.0.1", hub, *egress.direct])}
+    # Half of the world reads one spelling, and curl takes HTTP_PROXY only in small letters.
+    return variables | {name.lower(): value for name, value in variables.items()}
 
 
 def spec(
@@ -59,7 +71,7 @@ def spec(
         "metalhub.session": name,
     }
     defaults = {"NVIDIA_DRIVER_CAPABILITIES": "compute,utility"} if flavor.gpu else {}
-    variables = {**defaults, **session.environment, **environment, **_outranking(document, profile)}
+    variables = {**defaults, **_proxies(document, profile), **session.environment, **environment, **_outranking(document, profile)}
     ulimits = [
         {"Name": "nofile", "Soft": session.files, "Hard": session.files},
         {"Name": "core", "Soft": 0, "Hard": 0},

@@ -208,11 +208,13 @@ def test_our_rules_alone_keep_sessions_of_one_bridge_apart(hosts: dict[str, Host
 
 
 def test_a_class_with_public_internet(sessions: dict[str, Session], address: dict[str, str]) -> None:
+    """Names, and with them ports 80 and 443, are the proxy's. Here is none, so they are closed."""
     other, me = sessions["other"], sessions["me"]
-    allowed = {f"tcp:{PUBLIC}:80", f"udp:{address['outside']}:53", f"tcp:{address['outside']}:53", f"tcp:{address['control']}:8081"}
+    allowed = {f"tcp:{PUBLIC}:8000", f"tcp:{address['control']}:8081"}
     closed = {
-        f"udp:{PUBLIC}:443", f"tcp:{address['outside']}:80", f"tcp:{METADATA}:80", f"tcp:{address['compute1']}:22",
-        f"tcp:{address['control']}:5000", f"tcp:{me.ip}:8888", f"tcp:{address['compute1']}:{me.port}",
+        f"tcp:{PUBLIC}:80", f"udp:{PUBLIC}:443", f"udp:{address['outside']}:53", f"tcp:{address['outside']}:53", f"tcp:{address['outside']}:80",
+        f"tcp:{METADATA}:80", f"tcp:{address['compute1']}:22", f"tcp:{address['control']}:5000", f"tcp:{me.ip}:8888",
+        f"tcp:{address['compute1']}:{me.port}",
     }  # fmt: skip
     assert other.reach(*allowed, *closed) == allowed
 

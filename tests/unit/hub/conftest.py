@@ -37,7 +37,7 @@ def document(tmp_path: Path, **changes: Any) -> dict[str, Any]:
             "slice": {"cpus": 4, "memory": "32G", "gpu": {"profile": "1g.10gb", "count": 1}},
         },
         "images": {"lab": {"title": "JupyterLab"}, "gone": {}},
-        "egress_classes": ["packages", "internal"],
+        "egress_classes": {"packages": {"proxy": "http://10.231.16.1:3128", "direct": ["10.0.0.5"]}, "internal": {}},
         "profiles": {
             "small": {"title": "Small", "image": "lab", "flavor": "small", "pool": "cpu", "egress": "packages", "default": True},
             "slice": {"title": "Slice", "image": "lab", "flavor": "slice", "pool": "gpu", "egress": "packages"},

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import pytest
 from conftest import GIB, IMAGE, FakeEngine, document, make_node
@@ -309,3 +310,14 @@ async def test_cards_show_what_is_left_of_a_slice(tmp_path: Path, engine: FakeEn
     assert (shown["slice"]["gpu"], shown["slice"]["places"], shown["slice"]["sandbox"]) == ("1 × 1g.10gb, 5 of 7 free", 5, "nvidia")
     assert shown["small"]["gpu"] == ""
     await host.engine.close()
+
+
+def test_programs_find_the_proxy_of_the_class_and_reach_the_hub_without_it(doc: config.Document) -> None:
+    def environment(profile: str) -> dict[str, str]:
+        return dict(pair.split("=", 1) for pair in spec(doc, profile)["TaskTemplate"]["ContainerSpec"]["Env"])
+
+    found = environment("small")
+    hub = urlparse(doc.connect_url).hostname
+    assert found["https_proxy"] == found["HTTPS_PROXY"] == found["http_proxy"] == "http://10.231.16.1:3128"
+    assert found["no_proxy"] == found["NO_PROXY"] == f"localhost,127.0.0.1,{hub},10.0.0.5"
+    assert not {name for name in environment("pii") if "proxy" in name.lower()}

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-PROGRAM = Path(__file__).parents[3] / "roles/storage/files/usr/local/lib/metalhub/metalhub-storage"
+PROGRAM = Path(__file__).parents[3] / "roles/storage/files/opt/metalhub/storage/metalhub-storage"
 SHOW_614 = """Qgroupid    Referenced    Exclusive Max referenced Max exclusive Path
 --------    ----------    --------- -------------- ------------- ----
 0/257         20938752     20938752       20971520          none homes/alice
@@ -180,7 +180,7 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def server(homes: t.Any, pki: Path) -> Iterator[t.Any]:
-    server = service.Server(("127.0.0.1", 0), homes, ["metalhub-hub"], str(pki))
+    server = service.Server(("127.0.0.1", 0), homes.answer, ["metalhub-hub"], str(pki))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield server
@@ -252,7 +252,7 @@ def test_a_full_disk_is_told_as_such(server: t.Any, pki: Path, disk: FakeBtrfs) 
 def test_a_renewed_certificate_is_served_without_a_restart(homes: t.Any, pki: Path, tmp_path: Path) -> None:
     for name in ("ca.crt", "node.crt", "node.key"):
         (tmp_path / name).write_bytes((pki / name).read_bytes())
-    server = service.Server(("127.0.0.1", 0), homes, ["metalhub-hub"], str(tmp_path))
+    server = service.Server(("127.0.0.1", 0), homes.answer, ["metalhub-hub"], str(tmp_path))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
 
