@@ -55,6 +55,8 @@ remove() {
 
     # 1. Units, while their files are there. Mounts come last: the homes may lie on one.
     units=$(owned | sed -nE 's#^/etc/systemd/system/([^/]*\.(service|socket|timer|path|mount|automount|swap))$#\1#p' | grep -v '@\.' || true)
+    units="$units
+$(systemctl list-units --plain --no-legend --all 'metalhub-*@*' | cut -d' ' -f1)"
     stop timer path socket service
 
     # 2. Homes, only where they were named, while their file system is still mounted. btrfs subvolumes are deleted as such.
@@ -92,8 +94,8 @@ remove() {
     # 5. Software, and state where that was asked for. Nothing here is a parent of homes: those and their images lie in
     # directories that are not named, and --one-file-system stops at a mount.
     gone /opt/metalhub /run/metalhub /run/metalhub-mig /etc/metalhub/docker.d /etc/metalhub/mig /etc/metalhub/session
-    gone /etc/metalhub/traefik
-    [ "$state" != state ] || gone /var/lib/metalhub/hub /var/lib/metalhub/registry /var/lib/metalhub/traefik /var/lib/metalhub/routes /var/log/metalhub-traefik
+    gone /etc/metalhub/traefik /etc/metalhub/egress /run/metalhub-egress
+    [ "$state" != state ] || gone /var/lib/metalhub/egress /var/lib/metalhub/hub /var/lib/metalhub/registry /var/lib/metalhub/traefik /var/lib/metalhub/routes /var/log/metalhub-traefik
     [ "$secrets" != secrets ] || gone /etc/metalhub/ca /etc/metalhub/pki /etc/metalhub/secrets
     rmdir --ignore-fail-on-non-empty /etc/metalhub /var/lib/metalhub 2>/dev/null || true
 

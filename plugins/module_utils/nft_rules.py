@@ -52,7 +52,7 @@ class Policy:
     reserved: tuple[Network, ...]
     guards: tuple[Guard, ...]
     session_groups: tuple[str, ...]
-    bridge_table: bool
+    bridge_meta: bool
 
 
 def _fail(where: str, value: object, legal: str) -> ValueError:
@@ -87,7 +87,7 @@ def parse_guard(given: object, where: str) -> Guard:
 
 def parse_policy(
     *, egress: Mapping[str, Any], proxy_user: str, control: Iterable[object], platform: Iterable[object], hub_port: int,
-    reserved: Iterable[object], guards: Iterable[object], session_groups: Iterable[str], bridge_table: bool,
+    reserved: Iterable[object], guards: Iterable[object], session_groups: Iterable[str], bridge_meta: bool,
 ) -> Policy:  # fmt: skip
     """Read the variables of the `network` role. Raises ValueError with one message for the first that is wrong."""
     platform_networks = parse_networks(platform, "network_platform_addresses")
@@ -106,7 +106,7 @@ def parse_policy(
             raise _fail("network_session_groups, network_proxy_user", group, "names of local groups and users")
     return Policy(
         egress, proxy_user, control_networks, platform_networks, int(hub_port), parse_networks(reserved, "network_reserved"),
-        tuple(parse_guard(g, f"network_guards[{i}]") for i, g in enumerate(guards)), groups, bridge_table,
+        tuple(parse_guard(g, f"network_guards[{i}]") for i, g in enumerate(guards)), groups, bridge_meta,
     )  # fmt: skip
 
 
@@ -166,7 +166,8 @@ def _class_chain(name: str, one: Mapping[str, Any]) -> list[str]:
         lines.append(f"\t\tadd @connections_{name} {{ ip saddr ct count over {one['connections']} }} counter goto refuse")
     if _has_web(one):
         lines += [
-            f"\t\tip daddr {one['gateway']} meta l4proto {{ tcp, udp }} th dport 53 counter accept",
+            # Not by TCP, where whatever follows a query goes with it to the site's own resolver.
+            f"\t\tip daddr {one['gateway']} udp dport 53 counter accept",
             f"\t\tip daddr {one['gateway']} tcp dport {EXPLICIT} counter accept",
         ]
     lines.append("\t\tjump inside")
@@ -181,7 +182,7 @@ def _class_chain(name: str, one: Mapping[str, Any]) -> list[str]:
     if one["public_internet"]:
         lines += [
             '\t\tip daddr @reserved counter goto refuse comment "not the public internet"',
-            '\t\ttcp dport 853 counter goto refuse comment "DNS over TLS"',
+            '\t\ttcp dport { 53, 853 } counter goto refuse comment "other resolvers"',
             '\t\tmeta l4proto tcp counter accept comment "the public internet"',
         ]
     return [*lines, "\t\tcounter goto refuse", "\t}"]
@@ -262,12 +263,12 @@ def render(policy: Policy) -> str:
         '\t\tip daddr 169.254.0.0/16 counter goto refuse comment "link-local: cloud metadata"',
         "\t}",
         *[line for name, one in classes.items() for line in _class_chain(name, one)],
-        "\t# A refused connection ends at once instead of hanging until a time-out.",
+        "\t# A refused connection ends at once instead of hanging until a time-out. What is no connection gets no answer: it would hold the",
+        "\t# packet, and go to whoever the sender says he is.",
         "\tchain refuse {",
         "\t\tfib daddr type { broadcast, multicast, anycast } drop",
         f"\t\tupdate @refused {{ ip saddr limit rate 5/second burst 20 packets }} log group {LOG_GROUP} snaplen 128",
         "\t\tmeta l4proto tcp reject with tcp reset",
-        "\t\tlimit rate 100/second reject with icmpx type admin-prohibited",
         "\t\tdrop",
         "\t}",
         "",
@@ -339,15 +340,16 @@ def render(policy: Policy) -> str:
         "table bridge metalhub",
         "delete table bridge metalhub",
     ]
-    if policy.bridge_table:
-        lines += [
-            "table bridge metalhub {",
-            "\tchain forward {",
-            "\t\ttype filter hook forward priority filter; policy accept;",
-            '\t\tmeta ibrname "mh-*" counter drop',
-            "\t}",
-            "}",
-        ]
+    # Where the kernel cannot tell bridges apart, IP is br_netfilter's and Docker's to stop; the rest is stopped between all containers.
+    frames = 'meta ibrname "mh-*"' if policy.bridge_meta else 'iifname "veth*" oifname "veth*" meta protocol != ip'
+    lines += [
+        "table bridge metalhub {",
+        "\tchain forward {",
+        "\t\ttype filter hook forward priority filter; policy accept;",
+        f"\t\t{frames} counter drop",
+        "\t}",
+        "}",
+    ]
     return "\n".join(lines) + "\n"
 
 

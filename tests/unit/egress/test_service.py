@@ -18,7 +18,7 @@ ROLE = Path(__file__).parents[3] / "roles/egress/files/opt/metalhub/egress"
 sys.path.insert(0, str(ROLE))
 
 from metalhub_egress import nflog  # noqa: E402
-from metalhub_egress import service as module
+from metalhub_egress import service as module  # noqa: E402
 from metalhub_egress.questions import Flow, ResolverLog, parse_flows, parse_syslog  # noqa: E402
 from metalhub_egress.refusals import Journal  # noqa: E402
 from metalhub_egress.sessions import Sessions  # noqa: E402

@@ -37,7 +37,7 @@ BASE: dict[str, Any] = {
         {"ports": [9], "from": []},
     ],
     "session_groups": ["root"],
-    "bridge_table": True,
+    "bridge_meta": True,
 }
 
 
@@ -140,7 +140,7 @@ _allows = st.one_of(
 
 def test_nft_refuses_what_is_wrong() -> None:
     """The checks below would mean nothing if nft took anything."""
-    assert check(nft_rules.ruleset(policy(bridge_table=False)).replace("goto refuse", "goto nowhere")).returncode != 0
+    assert check(nft_rules.ruleset(policy(bridge_meta=False)).replace("goto refuse", "goto nowhere")).returncode != 0
 
 
 @settings(max_examples=30, deadline=None)
@@ -166,6 +166,6 @@ def test_nft_accepts_every_policy(
     classes = {
         f"c-{i}": {"subnet": f"10.{i}.0.0/20", "public_internet": public[i], "allow": entries, **limits} for i, entries in enumerate(allow)
     }
-    text = nft_rules.ruleset(policy(egress=egress.compile_policy(classes), platform=platform, guards=guards, bridge_table=False))
+    text = nft_rules.ruleset(policy(egress=egress.compile_policy(classes), platform=platform, guards=guards, bridge_meta=False))
     done = check(text)
     assert done.returncode == 0, done.stderr + text
