@@ -276,6 +276,25 @@ def test_a_plan_in_no_time_is_legal_and_says_what_it_does_not_know():
         assert found.optimal == (found.objective == found.bound)
 
 
+@pytest.mark.parametrize("name", FLEETS)
+def test_a_plan_that_is_cut_short_claims_no_more_than_is_proven(name):
+    """Also where much exists, some of it has to go or some is missing: at whatever moment the time is up."""
+    for seed in [*range(8), 67, 155]:
+        gpus, requests, pins = random_case(seed, FLEETS[name])
+
+        def worth(found, requests=requests):
+            return found.objective[0], [found.missing.get(request.key, 0) for request in requests], found.objective[1:]
+
+        best = planner.plan(gpus, requests, pins)
+        for ticks in (0, 1, 2, 3, 5, 8, 13, 21):
+            clock = itertools.chain([0.0] * (ticks + 1), itertools.repeat(2.0))
+            found = planner.plan(gpus, requests, pins, time_limit=1, clock=lambda clock=clock: next(clock))
+            sound(found, pins)
+            assert found.bound <= best.objective
+            assert worth(best) <= worth(found)
+            assert found.optimal == (found.objective == found.bound)
+
+
 def test_many_gpus_of_one_kind():
     """200 instances on 64 GPUs: a count of slots shows that no fewer GPUs can do."""
     found = plan([gpu(number) for number in range(64)], {"1g.10gb": 90, "2g.20gb": 50, "3g.40gb": 40, "4g.40gb": 20})
