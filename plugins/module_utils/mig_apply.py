@@ -388,6 +388,7 @@ def fleet(gpus: t.Iterable[Gpu], models: t.Mapping[str, Model], forced: t.Collec
             "uuid": gpu.uuid,
             "index": gpu.index,
             "device_id": f"0x{gpu.device_id:04X}",
+            "model": models[gpu.uuid].name,
             "mig_enabled": bool(gpu.mode),
             "busy": bool(gpu.pids or gpu.containers),
             "profiles": [
@@ -398,8 +399,8 @@ def fleet(gpus: t.Iterable[Gpu], models: t.Mapping[str, Model], forced: t.Collec
                 {
                     "profile": _canonical(models[gpu.uuid], each.profile),
                     "start": each.start,
-                    "uuid": each.uuid or f"{gpu.uuid}/{each.id}",
-                    "busy": each.busy and each.uuid not in forced,
+                    "uuid": _planned_name(gpu, each),
+                    "busy": each.busy and not set(each.uuids) & set(forced),
                 }
                 for each in gpu.instances
             ],
@@ -407,6 +408,17 @@ def fleet(gpus: t.Iterable[Gpu], models: t.Mapping[str, Model], forced: t.Collec
         for gpu in gpus
         if gpu.uuid in models
     ]
+
+
+def fleet_pins(gpus: t.Iterable[Gpu], models: t.Mapping[str, Model], pinned: t.Iterable[str]) -> list[str]:
+    """What is pinned in the names of ``fleet``, which has one for an instance with several devices, and no GPU without MIG."""
+    known = {uuid: _planned_name(gpu, each) for gpu in gpus for each in gpu.instances for uuid in each.uuids}
+    outside = {gpu.uuid for gpu in gpus} - set(models)
+    return [known.get(uuid, uuid) for uuid in pinned if uuid not in outside]
+
+
+def _planned_name(gpu: Gpu, instance: Instance) -> str:
+    return instance.uuid or f"{gpu.uuid}/{instance.id}"
 
 
 def now(gpu: Gpu) -> tuple[Placement, ...] | None:

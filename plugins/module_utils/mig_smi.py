@@ -246,7 +246,7 @@ def parse_profiles(profiles: str, placements: str) -> dict[int, list[Profile]]:
 def models(run: Runner, gpus: t.Iterable[Gpu]) -> dict[str, Model]:
     """The model of each GPU with MIG, by UUID: as its driver lists it, and from the table where the driver lists nothing.
 
-    The table's names are aliases of the driver's, which rounds some sizes otherwise. Raises SmiError for a GPU that neither knows.
+    Raises SmiError for a GPU that neither knows.
     """
     capable = [gpu for gpu in gpus if gpu.mode is not None]
     if not capable:
@@ -257,8 +257,7 @@ def models(run: Runner, gpus: t.Iterable[Gpu]) -> dict[str, Model]:
     for gpu in capable:
         try:
             if gpu.index in listed:
-                ours = [_with_aliases(profile, gpu.device_id) for profile in listed[gpu.index]]
-                found[gpu.uuid] = Model.from_driver(_model_name(gpu), ours, (gpu.device_id,), gpu.needs_reset)
+                found[gpu.uuid] = Model.from_driver(_model_name(gpu), listed[gpu.index], (gpu.device_id,), gpu.needs_reset)
             else:
                 found[gpu.uuid] = known_model(gpu.device_id)
         except ValueError as error:
@@ -272,18 +271,6 @@ def _model_name(gpu: Gpu) -> str:
         return known_model(gpu.device_id).name
     except ValueError:
         return gpu.name
-
-
-def _with_aliases(listed: Profile, device: int) -> Profile:
-    try:
-        table = known_model(device).profiles
-    except ValueError:
-        return listed
-    same = (listed.compute, listed.slots, listed.attributes)
-    names = {
-        name for each in table if (each.compute, each.slots, each.attributes) == same for name in (each.name, *each.aliases)
-    } - {listed.name}
-    return dataclasses.replace(listed, aliases=tuple(sorted(names)))
 
 
 def held_devices(container: t.Mapping[str, t.Any]) -> frozenset[str]:

@@ -170,21 +170,10 @@ def target(
     """The layout that is wanted, given or planned, and whether none is better. Raises Refusal."""
     if parameters["wanted"] is None:
         return mig_apply.parse_layout(parameters["layout"], gpus), True
-    # Not by way of plain data, which has no aliases: a count may use the table's name where the driver rounds otherwise.
-    fleet = [
-        mig_fleet.Gpu(
-            each["uuid"],
-            each["index"],
-            models[each["uuid"]],
-            each["mig_enabled"],
-            tuple(mig_fleet.Instance(**instance) for instance in each["instances"]),
-            each["busy"],
-        )
-        for each in mig_apply.fleet(gpus, models, parameters["force_busy"])
-    ]
     try:
+        fleet = mig_fleet.gpus_from(mig_apply.fleet(gpus, models, parameters["force_busy"]))
         requests = mig_fleet.requests_from(parameters["wanted"])
-        plan = mig_plan.plan(fleet, requests, mig_fleet.pins_from(parameters["pinned"]), _PLANNING, time.monotonic)
+        plan = mig_plan.plan(fleet, requests, mig_apply.fleet_pins(gpus, models, parameters["pinned"]), _PLANNING, time.monotonic)
     except ValueError as error:
         raise mig_apply.Refusal(str(error)) from error
     if not plan.satisfied:
@@ -249,8 +238,10 @@ class Run:
         check = bool(self.module.check_mode)
         gpus = self.look()
         models = mig_smi.models(mig_host.run, gpus)
-        layout, self.optimal = target(self.parameters, gpus, models)
-        items = mig_apply.work(gpus, layout, models, self.parameters["force_busy"], self.parameters["pinned"])
+        asked, self.optimal = target(self.parameters, gpus, models)
+        items = mig_apply.work(gpus, asked, models, self.parameters["force_busy"], self.parameters["pinned"])
+        # In the driver's own names, in which the agent compares it.
+        layout = {item.gpu.uuid: item.wanted for item in items}
         needed = any(item.needed for item in items)
         document = mig_host.text(mig_host.layout_document(layout, {key: self.parameters[key] for key in ("layout", "wanted")}))
         written = mig_host.write(self.places.layout, document, check)

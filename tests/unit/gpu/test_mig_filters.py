@@ -126,6 +126,14 @@ def test_a_whole_gpu_is_a_resource_until_mig_is_switched_on():
     assert FILTER["swarm_gpu_resources"]([]) == {"node_generic_resources": [], "swarm_resource": ""}
 
 
+def test_a_driver_that_rounds_otherwise_is_planned_and_offered_by_the_tables_names():
+    profiles = [{"name": "3g.39gb", "id": 9, "max": 2, "starts": [0, 4], "size": 4}, {"name": "7g.79gb", "id": 0, "max": 1, "starts": [0], "size": 8}]
+    gpu = {**GPU, "profiles": profiles, "instances": [{"profile": "3g.39gb", "start": 0, "uuid": "MIG-0"}]}
+    plan = FILTER["mig_plan"]([gpu], {"3g.40gb": 2})
+    assert [(step["profile"], step["start"]) for step in plan["actions"]] == [("3g.39gb", 4)]
+    assert FILTER["swarm_gpu_resources"]([gpu])["node_generic_resources"] == ["MIG_3G_40GB=MIG-0"]
+
+
 def test_a_uuid_cannot_write_another_resource():
     with pytest.raises(AnsibleError, match="is not the UUID of a GPU"):
         FILTER["swarm_gpu_resources"]([{**OTHER, "uuid": "GPU-1,GPU=GPU-2"}])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.server
 import json
 import os
@@ -9,13 +10,15 @@ import signal
 import socketserver
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.metalhub.platform.plugins.module_utils import mig_fleet, mig_smi
+from ansible_collections.metalhub.platform.plugins.module_utils import mig_apply, mig_fleet, mig_host, mig_smi
+from ansible_collections.metalhub.platform.plugins.module_utils.mig_apply import Refusal
+from ansible_collections.metalhub.platform.plugins.module_utils.mig_geometry import Placement
 from ansible_collections.metalhub.platform.plugins.modules import mig_info, mig_layout
 from gpu_simulator import simulator
 from gpu_simulator.host import Host
@@ -137,6 +140,48 @@ def test_counts_in_the_tables_names_where_the_driver_rounds_otherwise(tmp_path: 
     gpus = mig_smi.read(run)
     layout, _ = mig_layout.target({"wanted": {"3g.40gb": 1}, "pinned": [], "force_busy": []}, gpus, mig_smi.models(run, gpus))
     assert [place.profile for place in layout[host.uuid(0)]] == ["3g.39gb"]
+
+
+def test_an_explicit_layout_is_kept_in_the_drivers_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In which the agent compares it: in others it would find something to do in every run."""
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.write_text(f'#!/bin/sh\nsaid=$({PROGRAMS}/nvidia-smi "$@"); status=$?; echo "$said" | sed s/3g.40gb/3g.39gb/; exit $status\n', encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setitem(globals(), "PROGRAMS", str(program.parent))
+    machine = Machine(tmp_path, "H100-80GB")
+    layout = {"0": places("3g.40gb@4")}
+    done = machine.apply(layout=layout)
+    assert done["layout"] == {machine.uuid(0): places("3g.39gb@4")} and done["resources"][0].startswith("MIG_3G_40GB=")
+    kept, asked = mig_host.read_layout(machine.files["layout_file"])
+    assert asked["layout"] == layout
+
+    def run(argv: Sequence[str]) -> tuple[int, str]:
+        status, text = machine.run(argv)
+        return status, text.replace("3g.40gb", "3g.39gb")
+
+    assert mig_apply.settled(mig_smi.read(run), kept)
+    assert not machine.apply(layout=layout)["changed"]
+
+
+def test_an_instance_with_several_devices_is_named_by_any(tmp_path: Path) -> None:
+    host = Host(tmp_path, "H100-80GB", "L4-24GB")
+    host.fill(0, "3g.40gb@4")
+    gpus = mig_smi.read(host.run)
+    models = mig_smi.models(host.run, gpus)
+    (instance,) = gpus[0].instances
+    split = dataclasses.replace(instance, uuids=("MIG-a", "MIG-b"), pids=(4711,))
+    gpus = (dataclasses.replace(gpus[0], instances=(split,)), gpus[1])
+    asked = {"wanted": {"7g.80gb": 1}, "pinned": [], "force_busy": ["MIG-b"]}
+    layout, _ = mig_layout.target(asked, gpus, models)
+    assert layout == {gpus[0].uuid: (Placement(0, "7g.80gb"),)}
+    # A GPU without MIG has nothing that a plan could take.
+    idle = (dataclasses.replace(gpus[0], instances=(dataclasses.replace(split, pids=()),)), gpus[1])
+    for pins in (["MIG-b"], [gpus[1].uuid, "MIG-a"]):
+        with pytest.raises(Refusal, match=r"it is 3g.40gb@4 \(MIG-a, pinned\)"):
+            mig_layout.target({**asked, "pinned": pins, "force_busy": []}, idle, models)
+    with pytest.raises(Refusal, match="pinned: 'MIG-c' is neither a GPU here nor an instance on one"):
+        mig_layout.target({**asked, "pinned": ["MIG-c"]}, gpus, models)
 
 
 def test_what_is_read_is_what_the_planner_takes(machine: Machine) -> None:
