@@ -305,6 +305,24 @@ def with_containers(gpus: t.Sequence[Gpu], containers: t.Mapping[str, frozenset[
     return tuple(marked)
 
 
+def without_containers(gpus: t.Iterable[Gpu], names: t.Collection[str]) -> tuple[Gpu, ...]:
+    """The GPUs as they would be without these containers and the processes in them.
+
+    Which process is in which container is not asked: those on what only these containers have are taken for theirs.
+    """
+    return tuple(
+        dataclasses.replace(_left(gpu, names), instances=tuple(_left(instance, names) for instance in gpu.instances)) for gpu in gpus
+    )
+
+
+_Holder = t.TypeVar("_Holder", Gpu, Instance)
+
+
+def _left(holder: _Holder, names: t.Collection[str]) -> _Holder:
+    rest = tuple(name for name in holder.containers if name not in names)
+    return dataclasses.replace(holder, containers=rest, pids=holder.pids if rest == holder.containers or rest else ())
+
+
 def _having(containers: t.Mapping[str, frozenset[str]], names: t.Iterable[str]) -> tuple[str, ...]:
     wanted = set(names)
     return tuple(sorted(name for name, held in containers.items() if held & wanted))

@@ -36,6 +36,11 @@ options:
     description: Whether a GPU without MIG is a resource of Swarm too.
     type: bool
     default: true
+  without_sessions:
+    description:
+      - Whether check mode takes the sessions on the host for ended, as they will be once its node was drained. Otherwise of no effect.
+    type: bool
+    default: false
   layout_file:
     description: Where the layout is kept for the boot unit; empty for nowhere.
     type: str
@@ -238,8 +243,9 @@ class Run:
         check = bool(self.module.check_mode)
         gpus = self.look()
         models = mig_smi.models(mig_host.run, gpus)
-        asked, self.optimal = target(self.parameters, gpus, models)
-        items = mig_apply.work(gpus, asked, models, self.parameters["force_busy"], self.parameters["pinned"])
+        held = mig_smi.without_containers(gpus, self.sessions) if check and self.parameters["without_sessions"] else gpus
+        asked, self.optimal = target(self.parameters, held, models)
+        items = mig_apply.work(held, asked, models, self.parameters["force_busy"], self.parameters["pinned"])
         # In the driver's own names, in which the agent compares it.
         layout = {item.gpu.uuid: item.wanted for item in items}
         needed = any(item.needed for item in items)
@@ -294,6 +300,7 @@ def main() -> None:
             "pinned": {"type": "list", "elements": "str", "default": []},
             "force_busy": {"type": "list", "elements": "str", "default": []},
             "whole_gpus": {"type": "bool", "default": True},
+            "without_sessions": {"type": "bool", "default": False},
             "layout_file": {"type": "str", "default": ""},
             "docker_fragment": {"type": "str", "default": ""},
             "refresh_cdi": {"type": "bool", "default": True},

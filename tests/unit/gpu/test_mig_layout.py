@@ -318,6 +318,30 @@ def test_a_container_holds_what_swarm_gave_it(machine: Machine, engine: Callable
     assert done["actions"][0] == "ended container mh-ada on 7g.80gb@0 of GPU 0"
 
 
+def test_a_plan_for_when_the_sessions_have_ended(machine: Machine, engine: Callable[..., Engine]) -> None:
+    """What a drain brings about must not stand in the way of it; whoever is no session does, and to apply it is to ask again."""
+    uuid = machine.gpus[0]["instances"][0]["compute"][0]["uuid"]
+    engine(session("mh-ada", uuid))
+    machine.hold(0, 0, os.getpid())
+    assert "in use by container mh-ada" in machine.apply(check=True, layout=LAYOUT)["msg"]
+    for given in ({"layout": LAYOUT}, {"wanted": {"3g.40gb": 2, "1g.10gb": 8}}):
+        said = machine.apply(check=True, without_sessions=True, **given)
+        assert said["destroyed"] == ["7g.80gb@0 on GPU 0"] and said["sessions"] == ["mh-ada"] and said["engine_restart"]
+        assert "[7g.80gb*" in said["drawing"]
+    assert "in use by container mh-ada" in machine.apply(without_sessions=True, layout=LAYOUT)["msg"]
+    assert machine.writes() == []
+
+
+def test_only_what_sessions_alone_have_is_free_without_them(machine: Machine) -> None:
+    machine.hold(0, 0, 4711)
+    gpus = mig_smi.read(machine.run)
+    (instance,) = gpus[0].instances
+    for names, left in ((["mh-ada"], ()), (["mh-ada", "exporter"], (4711,))):
+        held = mig_smi.with_containers(gpus, {name: frozenset(instance.uuids) for name in names})
+        assert mig_smi.without_containers(held, ["mh-ada"])[0].instances[0].pids == left
+    assert mig_smi.without_containers(gpus, ["mh-ada"]) == gpus
+
+
 def test_an_engine_that_does_not_know_is_no_proof(machine: Machine, engine: Callable[..., Engine]) -> None:
     engine({"Id": "broken"})
     assert "layer does not exist" in machine.apply(layout=LAYOUT)["msg"]
