@@ -216,12 +216,13 @@ def apply(
     items: t.Sequence[Work],
     models: t.Mapping[str, Model],
     sleep: t.Callable[[float], None],
-    end_clients: t.Callable[[Instance], None] | None = None,
+    end_clients: t.Callable[[Instance], str] | None = None,
 ) -> Outcome:
     """Do the work. Nothing is destroyed, reset or switched but what it names, and each instance starts where it is wanted.
 
-    ``end_clients`` ends who has a busy instance that is to go. A GPU whose mode stays pending gets no instances and is in ``reboot``.
-    Raises Stopped where a command fails: what is there then is where the next run begins.
+    ``end_clients`` ends who has a busy instance that is to go, and returns what went wrong, empty where nothing did. A GPU whose mode
+    stays pending gets no instances and is in ``reboot``. Raises Stopped where a command fails or a client stays: what is there then is
+    where the next run begins.
     """
     done: list[str] = []
     reboot: dict[str, str] = {}
@@ -261,12 +262,14 @@ def _clear(
     instance: Instance,
     done: list[str],
     sleep: t.Callable[[float], None],
-    end_clients: t.Callable[[Instance], None] | None,
+    end_clients: t.Callable[[Instance], str] | None,
 ) -> None:
     """Take the compute instances out of a GPU instance."""
     if instance.busy and end_clients:
-        end_clients(instance)
-        done.append(f"ended {users(instance)} on {instance} of GPU {item.gpu.index}")
+        who = f"{users(instance)} on {instance} of GPU {item.gpu.index}"
+        if problem := end_clients(instance):
+            raise _stopped(f"ending {who} failed: {problem}", done)
+        done.append(f"ended {who}")
     argv = [SMI, "mig", "-i", item.gpu.uuid, "-gi", str(instance.id), "-dci"]
     if instance.uuids:
         _must(run, argv, f"destroying the device of {instance} on GPU {item.gpu.index}", done, sleep)

@@ -153,10 +153,15 @@ _GRACE = 10
 _PLANNING = 30
 
 
-def end_clients(engine: Engine, instance: mig_smi.Instance) -> None:
-    """End the containers and processes that have an instance. Raises EngineError."""
+def end_clients(engine: Engine, instance: mig_smi.Instance) -> str:
+    """End the containers and processes that have an instance; what went wrong, empty where nothing did."""
     for name in instance.containers:
-        engine.request("POST", f"/containers/{name}/stop?t={_GRACE}")
+        try:
+            engine.request("POST", f"/containers/{name}/stop?t={_GRACE}")
+        except EngineError as error:
+            # Gone by itself meanwhile.
+            if error.status != 404:
+                return str(error)
     for number in (signal.SIGTERM, signal.SIGKILL):
         left = [pid for pid in instance.pids if os.path.exists(f"/proc/{pid}")]
         for pid in left:
@@ -167,6 +172,7 @@ def end_clients(engine: Engine, instance: mig_smi.Instance) -> None:
         deadline = time.monotonic() + _GRACE
         while time.monotonic() < deadline and any(os.path.exists(f"/proc/{pid}") for pid in left):
             time.sleep(0.1)
+    return ""
 
 
 def target(
@@ -263,18 +269,19 @@ class Run:
             }
         try:
             outcome = mig_apply.apply(mig_host.run, items, models, time.sleep, lambda instance: end_clients(self.engine, instance))
-        except mig_apply.Stopped:
+            after = self.look() if needed else gpus
+            rest = {uuid: places for uuid, places in layout.items() if uuid not in outcome.reboot}
+            left = [item for item in mig_apply.work(after, rest, models) if item.needed]
+            if left:
+                raise mig_smi.SmiError(
+                    "the driver took every command, and this is still to be done: "
+                    + "; ".join(mig_apply.difference(left, models).splitlines())
+                )
+        except (mig_apply.Stopped, mig_apply.Refusal, mig_smi.SmiError, EngineError):
             # What Docker is told has to be there, also now.
             with contextlib.suppress(mig_smi.SmiError):
                 mig_host.publish(mig_smi.read(mig_host.run), self.places, self.parameters["whole_gpus"])
             raise
-        after = self.look() if needed else gpus
-        rest = {uuid: places for uuid, places in layout.items() if uuid not in outcome.reboot}
-        left = [item for item in mig_apply.work(after, rest, models) if item.needed]
-        if left:
-            raise mig_smi.SmiError(
-                "the driver took every command, and this is still to be done: " + "; ".join(mig_apply.difference(left, models).splitlines())
-            )
         published = mig_host.publish(after, self.places, self.parameters["whole_gpus"])
         refreshed = False
         if self.parameters["refresh_cdi"] and mig_host.cdi_stale(after, self.places):

@@ -169,10 +169,11 @@ def test_a_busy_instance_goes_when_it_is_named(tmp_path: Path) -> None:
         bring(host, {0: "1g.20gb@4 1g.10gb@6"}, forced=("MIG-x",))
     ended = []
 
-    def end(instance: mig_smi.Instance) -> None:
+    def end(instance: mig_smi.Instance) -> str:
         ended.extend(instance.pids)
         for pid in instance.pids:
             simulator.release(host.path, pid)
+        return ""
 
     outcome = bring(host, {0: "1g.20gb@4 1g.10gb@6"}, forced=(uuid,), end_clients=end)
     assert ended == [4711] and host.layout(0) == "1g.20gb@4 1g.10gb@6"

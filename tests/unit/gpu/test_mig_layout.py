@@ -273,7 +273,8 @@ class Engine(socketserver.UnixStreamServer):
 
             def do_POST(self) -> None:
                 engine.stopped.append(self.path)
-                self.answer(204)
+                status = 500 if "stuck" in self.path else 404 if "left" in self.path else 204
+                self.answer(status, {"message": "tried to kill container"} if status != 204 else None)
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -316,6 +317,26 @@ def test_a_container_holds_what_swarm_gave_it(machine: Machine, engine: Callable
     done = machine.apply(layout=LAYOUT, force_busy=[uuid])
     assert docker.stopped == ["/containers/mh-ada/stop?t=10"]
     assert done["actions"][0] == "ended container mh-ada on 7g.80gb@0 of GPU 0"
+
+
+def test_a_client_that_does_not_end_stops_the_rest(machine: Machine, engine: Callable[..., Engine]) -> None:
+    """After what was done before; and one that has left by itself is no problem."""
+    machine.fill(1, "1g.10gb@0 1g.10gb@6")
+    uuids = [each["compute"][0]["uuid"] for each in machine.gpus[1]["instances"]]
+    engine(session("mh-left", uuids[0]), session("mh-stuck", uuids[1]))
+    said = machine.apply(layout={"1": []}, force_busy=uuids)
+    assert "ending container mh-stuck on 1g.10gb@6 of GPU 1 failed: the Docker engine refused POST /containers/mh-stuck/stop" in said["msg"]
+    assert said["done"] == ["ended container mh-left on 1g.10gb@0 of GPU 1", "destroyed 1g.10gb@0 on GPU 1"]
+    assert uuids[0] not in str(machine.kept("docker_fragment")) and uuids[1] in str(machine.kept("docker_fragment"))
+
+
+def test_what_docker_is_told_is_there_also_when_the_driver_did_not_do_it(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All commands succeed, and one of them did nothing."""
+    run = mig_host.run
+    monkeypatch.setattr(mig_host, "run", lambda argv: (0, "") if "9:4" in argv else run(argv))
+    said = machine.apply(layout=LAYOUT)
+    assert said["failed"] and "the driver took every command, and this is still to be done: GPU 0: 4×1g.10gb@0-3 → 3g.40gb@4" in said["msg"]
+    assert [item.split("=")[0] for item in machine.kept("docker_fragment")["node-generic-resources"]] == ["MIG_1G_10GB"] * 4 + ["GPU"] * 2
 
 
 def test_a_plan_for_when_the_sessions_have_ended(machine: Machine, engine: Callable[..., Engine]) -> None:
