@@ -47,13 +47,14 @@ def run(argv: t.Sequence[str]) -> tuple[int, str]:
     """Run a command: its exit status and both its streams. One that is missing or hangs has a status too, 127 or 124."""
     try:
         done = subprocess.run(
-            list(argv), check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=_TIMEOUT
+            list(argv), check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=_TIMEOUT
         )
     except FileNotFoundError:
         return 127, f"{argv[0]}: not found"
     except subprocess.TimeoutExpired:
         return 124, f"{argv[0]} did not answer within {_TIMEOUT} s"
-    return done.returncode, done.stdout
+    # Names of processes are whatever their users like.
+    return done.returncode, done.stdout.decode(errors="replace")
 
 
 def containers(engine: Engine) -> tuple[dict[str, frozenset[str]], list[str]]:

@@ -27,6 +27,9 @@ _PROFILE_ROW = re.compile(r"\|\s*(\d+)\s+MIG (\S+)\s+(\d+)\s+(\d+)/(\d+)\s")
 _PLACEMENT = re.compile(r"GPU\s+(\d+)\s+Profile ID\s+(\d+)\s+Placements?\s*:\s*\{([\d,]+)\}:(\d+)")
 _GPU = re.compile(r"GPU (\d+): .*\(UUID: (GPU-[^)]+)\)")
 _DEVICE = re.compile(r"\s+MIG (\S+)\s+Device\s+(\d+):\s+\(UUID: (MIG-[^)]+)\)")
+# The name of a process is printed as it is, with what XML does not allow (common-workflow-language/cwltool#1910), and some drivers
+# print the clocks with tags that do not match (lollipopkit/flutter_server_box#286).
+_NO_XML = re.compile(r"<process_name>.*?</process_name>(?=\s*<used_memory>)|<supported_clocks>.*?</supported_clocks>", re.DOTALL)
 _PARTIAL = re.compile(r"\d+c\.")
 _RESOURCE = re.compile(r"DOCKER_RESOURCE_[A-Z0-9_]+|NVIDIA_VISIBLE_DEVICES")
 
@@ -102,7 +105,7 @@ def read(run: Runner) -> tuple[Gpu, ...]:
     """Read all GPUs and their instances. Raises SmiError, also for a driver that is too old for explicit starts."""
     gpus, devices = parse_xml(_ask(run, "-q", "-x"))
     for gpu in gpus:
-        if gpu.mode is not None and int(gpu.driver.split(".")[0]) < LEAST_DRIVER:
+        if gpu.mode is not None and int(gpu.driver.partition(".")[0]) < LEAST_DRIVER:
             raise SmiError(f"the NVIDIA driver is {gpu.driver}; MIG instances at a chosen place need {LEAST_DRIVER} or newer")
     found: dict[int, list[Instance]] = {}
     if any(gpu.mode for gpu in gpus):
@@ -157,7 +160,7 @@ def parse_xml(text: str) -> tuple[tuple[Gpu, ...], dict[str, dict[int, tuple[int
     The GPUs' instances have only their ids and processes here. Raises SmiError.
     """
     try:
-        root = xml.fromstring(text)
+        root = xml.fromstring(_NO_XML.sub("", text))
     except xml.ParseError as error:
         raise SmiError(f"{SMI} -q -x printed no XML ({error}): {text[:200]!r}") from error
     driver = (root.findtext("driver_version") or "").strip()
@@ -165,7 +168,7 @@ def parse_xml(text: str) -> tuple[tuple[Gpu, ...], dict[str, dict[int, tuple[int
     for index, node in enumerate(root.findall("gpu")):
         uuid = _text(node, "uuid")
         number = device_id(_text(node, "pci/pci_device_id"))
-        if not uuid or number is None or not driver:
+        if not uuid or number is None or not driver[:1].isdigit():
             raise SmiError(f"{SMI} -q -x has no UUID, PCI device id or driver version for GPU {index}")
         processes: dict[int | None, list[int]] = {}
         for process in node.iterfind("processes/process_info"):
@@ -188,7 +191,7 @@ def parse_xml(text: str) -> tuple[tuple[Gpu, ...], dict[str, dict[int, tuple[int
             )
         )
         devices[uuid] = {
-            int(_text(device, "index")): (int(_text(device, "gpu_instance_id")), int(_text(device, "compute_instance_id")))
+            _number(device, "index"): (_number(device, "gpu_instance_id"), _number(device, "compute_instance_id"))
             for device in node.iterfind("mig_devices/mig_device")
         }
     return tuple(gpus), devices
@@ -196,6 +199,13 @@ def parse_xml(text: str) -> tuple[tuple[Gpu, ...], dict[str, dict[int, tuple[int
 
 def _text(node: xml.Element, path: str) -> str:
     return (node.findtext(path) or "").strip()
+
+
+def _number(node: xml.Element, path: str) -> int:
+    text = _text(node, path)
+    if not text.isdigit():
+        raise SmiError(f"{SMI} -q -x has a MIG device whose {path} is {text!r}")
+    return int(text)
 
 
 def _mode(node: xml.Element, name: str) -> bool | None:
@@ -252,7 +262,10 @@ def models(run: Runner, gpus: t.Iterable[Gpu]) -> dict[str, Model]:
     if not capable:
         return {}
     (status, profiles), (other, placements) = run([SMI, "mig", "-lgip"]), run([SMI, "mig", "-lgipp"])
-    listed = {} if status or other else parse_profiles(profiles, placements)
+    try:
+        listed = {} if status or other else parse_profiles(profiles, placements)
+    except ValueError as error:
+        raise SmiError(f"{SMI} mig -lgip cannot be read: {error}") from error
     found = {}
     for gpu in capable:
         try:

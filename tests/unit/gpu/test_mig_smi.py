@@ -116,6 +116,8 @@ def test_an_older_layout_of_the_tables() -> None:
         ({"q_x": "GPU 0"}, "printed no XML"),
         ({"q_x": XML.replace("<uuid>GPU-0d0831da-0c98-2717-6446-8acd91d39b65</uuid>", "")}, "no UUID"),
         ({"q_x": XML.replace("580.173.02", "460.32.03")}, "driver is 460.32.03; .* need 470 or newer"),
+        ({"q_x": XML.replace("580.173.02", "N/A")}, "no UUID, PCI device id or driver version"),
+        ({"q_x": XML.replace("<gpu_instance_id>11<", "<gpu_instance_id>N/A<")}, "has a MIG device whose gpu_instance_id is 'N/A'"),
         ({"q_x": XML, "mig_lgi": (4, "Insufficient Permissions")}, "mig -lgi failed: Insufficient Permissions"),
         ({"q_x": XML, "mig_lgi": "| GPU instances |"}, "no table of instances"),
         ({"q_x": XML, "mig_lgi": (6, "No GPU instances found: Not Found")}, r"GPU instances \[1, 11, 13\] on GPU 0"),
@@ -124,6 +126,14 @@ def test_an_older_layout_of_the_tables() -> None:
 def test_half_a_view_is_none(answers: dict, words: str) -> None:
     with pytest.raises(SmiError, match=words):
         mig_smi.read(transcript(**answers))
+
+
+@pytest.mark.parametrize("name", ["a&b <c>", "\x01\N{REPLACEMENT CHARACTER}", "two\nlines", "</process_name>", "<supported_clocks>"])
+def test_a_process_is_called_what_its_user_likes(name: str) -> None:
+    """And the clocks of some drivers are not XML at all."""
+    clocks = "<supported_clocks><supported_mem_clock><value>2619 MHz</value></supported_clocks>"
+    text = XML.replace("/tmp/loadgen", name).replace("<processes>", f"{clocks}<processes>")
+    assert mig_smi.read(transcript(q_x=text, mig_lgi=INSTANCES, L=LIST)) == mig_smi.read(transcript(q_x=XML, mig_lgi=INSTANCES, L=LIST))
 
 
 @pytest.mark.parametrize("swapped", [False, True])
@@ -178,6 +188,13 @@ def test_the_table_stands_in_where_the_driver_lists_nothing() -> None:
     unknown = mig_smi.read(transcript(q_x=XML.replace("233010DE", "FFFF10DE"), mig_lgi=INSTANCES, L=LIST))
     with pytest.raises(SmiError, match=r"GPU 0 \(NVIDIA H100 80GB HBM3\): device id 0xFFFF"):
         mig_smi.models(silent, unknown)
+
+
+def test_a_list_that_cannot_be_read_is_one_message(tmp_path: Path) -> None:
+    gpus = mig_smi.read(transcript(q_x=XML, mig_lgi=INSTANCES, L=LIST))
+    strange = transcript(mig_lgip="|   0  MIG seven           19     7/7        9.75       No     16     1     0   |\n", mig_lgipp="GPU  0 Profile ID 19 Placements: {0,1}:1\n")
+    with pytest.raises(SmiError, match="mig -lgip cannot be read: 'seven' is not a MIG profile"):
+        mig_smi.models(strange, gpus)
 
 
 def container(env: Sequence[str] = (), runtime: str = "runc", requests: Sequence[dict] | None = None) -> dict:
