@@ -12,6 +12,7 @@ import re
 import typing as t
 import xml.etree.ElementTree as xml
 
+from .docker_config import DISPATCHER
 from .mig_geometry import Model, Profile, device_id
 from .mig_geometry import model as known_model
 
@@ -31,6 +32,7 @@ _DEVICE = re.compile(r"\s+MIG (\S+)\s+Device\s+(\d+):\s+\(UUID: (MIG-[^)]+)\)")
 # print the clocks with tags that do not match (lollipopkit/flutter_server_box#286).
 _NO_XML = re.compile(r"<process_name>.*?</process_name>(?=\s*<used_memory>)|<supported_clocks>.*?</supported_clocks>", re.DOTALL)
 _PARTIAL = re.compile(r"\d+c\.")
+_CDI = "nvidia.com/gpu="
 _RESOURCE = re.compile(r"DOCKER_RESOURCE_[A-Z0-9_]+|NVIDIA_VISIBLE_DEVICES")
 
 
@@ -289,20 +291,18 @@ def _model_name(gpu: Gpu) -> str:
 def held_devices(container: t.Mapping[str, t.Any]) -> frozenset[str]:
     """What a container, as the engine's inspection shows it, was given: UUIDs, `0`, `0:1` (GPU and MIG device), or `all`."""
     host = container.get("HostConfig") or {}
-    found: set[str] = set()
-    for line in (container.get("Config") or {}).get("Env") or []:
-        name, _, value = line.partition("=")
-        if _RESOURCE.fullmatch(name):
-            found.update(value.split(","))
+    environment = dict(line.partition("=")[::2] for line in (container.get("Config") or {}).get("Env") or [])
+    found = {name for variable, value in environment.items() if _RESOURCE.fullmatch(variable) for name in value.split(",")}
     # Only NVIDIA's runtime reads the variable; a session in another one that asks for all gets none.
-    if not str(host.get("Runtime") or "").startswith("nvidia"):
-        found.discard("all")
+    runtime = str(host.get("Runtime") or "")
+    if not (environment.get("METALHUB_SANDBOX", "") if runtime == DISPATCHER else runtime).startswith("nvidia"):
+        found -= {"all", _CDI + "all"}
     for request in host.get("DeviceRequests") or []:
-        for name in request.get("DeviceIDs") or []:
-            found.add(str(name).removeprefix("nvidia.com/gpu="))
-        if request.get("Count") == -1:
-            found.add("all")
-    return frozenset(found - {"", "void", "none"})
+        found.update(str(name) for name in request.get("DeviceIDs") or [])
+        count = request.get("Count") or 0
+        # A number of GPUs is the first ones (moby/moby, daemon/nvidia_linux.go).
+        found.update({"all"} if count < 0 else map(str, range(count)))
+    return frozenset({name.removeprefix(_CDI) for name in found} - {"", "void", "none"})
 
 
 def with_containers(gpus: t.Sequence[Gpu], containers: t.Mapping[str, frozenset[str]]) -> tuple[Gpu, ...]:
@@ -311,7 +311,8 @@ def with_containers(gpus: t.Sequence[Gpu], containers: t.Mapping[str, frozenset[
     for gpu in gpus:
         instances = []
         for instance in gpu.instances:
-            names = {"all", *instance.uuids, *(f"{gpu.index}:{number}" for number in instance.numbers)}
+            # Whoever was given the GPU may have any instance of it.
+            names = {"all", gpu.uuid, str(gpu.index), *instance.uuids, *(f"{gpu.index}:{number}" for number in instance.numbers)}
             instances.append(dataclasses.replace(instance, containers=_having(containers, names)))
         whole = {gpu.uuid, str(gpu.index)} | (set() if gpu.mode else {"all"})
         marked.append(dataclasses.replace(gpu, instances=tuple(instances), containers=_having(containers, whole)))

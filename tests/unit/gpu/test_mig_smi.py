@@ -211,6 +211,13 @@ def container(env: Sequence[str] = (), runtime: str = "runc", requests: Sequence
         (container(["NVIDIA_VISIBLE_DEVICES=0:1,GPU-1"], "nvidia"), {"0:1", "GPU-1"}),
         (container(requests=[{"Driver": "nvidia", "Count": -1, "DeviceIDs": None}]), {"all"}),
         (container(requests=[{"Driver": "cdi", "Count": 0, "DeviceIDs": ["nvidia.com/gpu=MIG-3"]}]), {"MIG-3"}),
+        (container(requests=[{"Driver": "", "Count": 2, "DeviceIDs": None, "Capabilities": [["gpu"]]}]), {"0", "1"}),
+        (container(["NVIDIA_VISIBLE_DEVICES=nvidia.com/gpu=0:1,nvidia.com/gpu=all"], "nvidia-cdi"), {"0:1", "all"}),
+        (container(["NVIDIA_VISIBLE_DEVICES=nvidia.com/gpu=all"]), set()),
+        # By the platform's dispatcher it is the sandbox that decides.
+        (container(["NVIDIA_VISIBLE_DEVICES=all", "METALHUB_SANDBOX=nvidia"], "metalhub"), {"all"}),
+        (container(["NVIDIA_VISIBLE_DEVICES=all", "METALHUB_SANDBOX=gvisor"], "metalhub"), set()),
+        (container(["NVIDIA_VISIBLE_DEVICES=all"], "metalhub"), set()),
         ({}, set()),
     ],
 )
@@ -222,7 +229,7 @@ def test_who_has_what() -> None:
     gpus = mig_smi.read(transcript(q_x=XML, mig_lgi=INSTANCES, L=LIST))
     names = {"by-uuid": {"MIG-ee6996fb-86fb-5405-83f0-b20887da1bb3"}, "by-number": {"0:1"}, "gpu": {gpus[0].uuid}, "other": {"MIG-x"}}
     (gpu,) = mig_smi.with_containers(gpus, {name: frozenset(held) for name, held in names.items()})
-    assert [instance.containers for instance in gpu.instances] == [(), ("by-number",), ("by-uuid",)]
+    assert [instance.containers for instance in gpu.instances] == [("gpu",), ("by-number", "gpu"), ("by-uuid", "gpu")]
     assert gpu.containers == ("gpu",)
     (gpu,) = mig_smi.with_containers(gpus, {"greedy": frozenset({"all"})})
     assert all(instance.containers == ("greedy",) for instance in gpu.instances) and not gpu.containers
