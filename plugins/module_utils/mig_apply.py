@@ -12,7 +12,7 @@ from .mig_geometry import Model, Placement, why_illegal
 from .mig_smi import SMI, Gpu, Instance, Runner, SmiError, read
 
 # What is wanted of a GPU: its instances, or None for MIG off. A GPU that is not named is left alone.
-Layout = t.Mapping[str, t.Sequence[Placement] | None]
+Layout = t.Mapping[str, "t.Sequence[Placement] | None"]
 
 _IN_USE = "In use by another client"
 # The driver may call an instance in use for a moment after its last client has gone (NVIDIA/go-nvml#146).
