@@ -82,7 +82,7 @@ def parse_layout(given: t.Mapping[t.Any, t.Any], gpus: t.Sequence[Gpu]) -> dict[
         placements = []
         for item in value:
             start = item.get("start") if isinstance(item, t.Mapping) else None
-            if not isinstance(item, t.Mapping) or set(item) != {"profile", "start"} or isinstance(start, bool) or not str(start).isdigit():
+            if not isinstance(item, t.Mapping) or set(item) != {"profile", "start"} or not str(start).isdecimal():
                 raise Refusal(f"layout[{name}] has {item!r}; legal is a profile and its first memory slot: {{profile: 1g.10gb, start: 0}}")
             placements.append(Placement(int(str(start)), str(item["profile"])))
         found[gpu.uuid] = tuple(sorted(placements))

@@ -142,6 +142,7 @@ def test_what_is_refused_changes_nothing(tmp_path: Path, layout: dict[int, str],
     [
         ({"0": [{"profile": "1g.10gb"}]}, r"layout\[0\] has \{'profile': '1g.10gb'\}; legal is a profile and its first memory slot"),
         ({"0": [{"profile": "1g.10gb", "start": True}]}, "legal is a profile and its first"),
+        ({"0": [{"profile": "1g.10gb", "start": "²"}]}, "legal is a profile and its first"),
         ({"0": "1g.10gb"}, r"layout\[0\] is '1g.10gb'; legal is a list"),
         ({"0": True}, r"layout\[0\] is True"),
         ({"0": [], "00000000:17:00.0": []}, "GPU 0 is named twice, the second time as '00000000:17:00.0'"),
