@@ -158,8 +158,8 @@ def _seven_model(
 
 
 _80 = (10, 20, 40, 80)
-# Some drivers round 39.5 GiB down.
-_80_ALIASES = {"3g.40gb": ("3g.39gb",)}
+# Some drivers round 39.5 and 79.25 GiB down.
+_80_ALIASES = {"3g.40gb": ("3g.39gb",), "7g.80gb": ("7g.79gb",)}
 _THREES = (0, 3, 6, 9)
 
 # A model's number is the gigabytes in the name of its largest profile.

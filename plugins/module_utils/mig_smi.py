@@ -258,6 +258,7 @@ def parse_profiles(profiles: str, placements: str) -> dict[int, list[Profile]]:
 def models(run: Runner, gpus: t.Iterable[Gpu]) -> dict[str, Model]:
     """The model of each GPU with MIG, by UUID: as its driver lists it, and from the table where the driver lists nothing.
 
+    Older drivers list nothing for a GPU whose MIG is off; what they list for another one of its kind is true of it, too.
     Raises SmiError for a GPU that neither knows.
     """
     capable = [gpu for gpu in gpus if gpu.mode is not None]
@@ -268,11 +269,12 @@ def models(run: Runner, gpus: t.Iterable[Gpu]) -> dict[str, Model]:
         listed = {} if status or other else parse_profiles(profiles, placements)
     except ValueError as error:
         raise SmiError(f"{SMI} mig -lgip cannot be read: {error}") from error
+    kinds = {gpu.device_id: listed[gpu.index] for gpu in capable if gpu.index in listed}
     found = {}
     for gpu in capable:
         try:
-            if gpu.index in listed:
-                found[gpu.uuid] = Model.from_driver(_model_name(gpu), listed[gpu.index], (gpu.device_id,), gpu.needs_reset)
+            if ours := listed.get(gpu.index) or kinds.get(gpu.device_id):
+                found[gpu.uuid] = Model.from_driver(_model_name(gpu), ours, (gpu.device_id,), gpu.needs_reset)
             else:
                 found[gpu.uuid] = known_model(gpu.device_id)
         except ValueError as error:

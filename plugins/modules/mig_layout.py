@@ -270,6 +270,8 @@ class Run:
         try:
             outcome = mig_apply.apply(mig_host.run, items, models, time.sleep, lambda instance: end_clients(self.engine, instance))
             after = self.look() if needed else gpus
+            # A driver may list its profiles only now that MIG is on.
+            models = mig_smi.models(mig_host.run, after) if needed else models
             rest = {uuid: places for uuid, places in layout.items() if uuid not in outcome.reboot}
             left = [item for item in mig_apply.work(after, rest, models) if item.needed]
             if left:

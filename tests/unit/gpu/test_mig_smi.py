@@ -190,6 +190,21 @@ def test_the_table_stands_in_where_the_driver_lists_nothing() -> None:
         mig_smi.models(silent, unknown)
 
 
+def test_a_gpu_with_mig_off_is_as_another_of_its_kind(tmp_path: Path) -> None:
+    """Where a driver lists the profiles of those with MIG on only, one profile would have two names on one host."""
+    path = str(tmp_path / "gpus.json")
+    simulator.make(path, ["H100-80GB", "H100-80GB", "A100-80GB"])
+
+    def run(argv: Sequence[str]) -> tuple[int, str]:
+        status, text = simulator.run(path, [*argv[1:], *(["-i", "1"] if {"-lgip", "-lgipp"} & set(argv) else [])])
+        return status, text.replace("7g.80gb", "7g.79gb")
+
+    run(["", "-i", "1", "-mig", "1"])
+    first, second, ampere = mig_smi.models(run, mig_smi.read(run)).values()
+    assert first == second and first.profile("7g.80gb").name == first.profile("7g.79gb").name == "7g.79gb"
+    assert ampere.profile("7g.79gb").name == "7g.80gb"
+
+
 def test_a_list_that_cannot_be_read_is_one_message(tmp_path: Path) -> None:
     gpus = mig_smi.read(transcript(q_x=XML, mig_lgi=INSTANCES, L=LIST))
     strange = transcript(mig_lgip="|   0  MIG seven           19     7/7        9.75       No     16     1     0   |\n", mig_lgipp="GPU  0 Profile ID 19 Placements: {0,1}:1\n")
