@@ -36,7 +36,10 @@ class Change:
 
 @dataclasses.dataclass(frozen=True)
 class Reason:
-    """Why a request is short by ``missing``, and the nearest layout that has one more of it: ``layout`` on the GPU ``uuid``."""
+    """Why a request is short by ``missing``, and the nearest layout that has one more of it: ``layout`` on the GPU ``uuid``.
+
+    There is no such layout, and no UUID, where every GPU has as many as fit.
+    """
 
     request: str
     missing: int
@@ -143,7 +146,7 @@ def plan(
     for request in wanted:
         if any(other is not request and other.key == request.key for other in wanted):
             raise ValueError(f"wanted: {request.key} is asked for twice; name it once with the sum")
-    if time_limit is not None and (isinstance(time_limit, bool) or not isinstance(time_limit, (int, float)) or time_limit <= 0):
+    if time_limit is not None and (isinstance(time_limit, bool) or not isinstance(time_limit, (int, float)) or not time_limit > 0):
         raise ValueError(f"time_limit: {time_limit!r} is not a number of seconds above 0")
     if time_limit is not None and clock is None:
         raise ValueError("time_limit: it needs a clock")
@@ -197,6 +200,10 @@ def _objective(changes: t.Sequence[Change], missing: int) -> tuple[int, ...]:
     return tuple(total)
 
 
+def _number(layout: t.Iterable[Placement], name: str) -> int:
+    return sum(place.profile == name for place in layout)
+
+
 def _reason(fleet: Fleet, changes: t.Sequence[Change], at: int, missing: int) -> Reason:
     """Why a request is short, by the place where the least stands in the way of one more."""
     request, name = fleet.requests[at], fleet.names[at]
@@ -220,8 +227,16 @@ def _reason(fleet: Fleet, changes: t.Sequence[Change], at: int, missing: int) ->
                         displaced += 1
                     else:
                         layout.append(place)
+            if _number(layout, name) <= _number(change.layout, name):
+                continue
             cost = (int(fleet.settled(gpu)), len(blocking), displaced, number, start)
             found.append((cost, change, tuple(sorted(layout)), blocking, displaced))
+    if not found:
+        most: dict[str, int] = {}
+        for change in able:
+            most[change.gpu.model.name] = max(most.get(change.gpu.model.name, 0), _number(change.layout, name))
+        full = ", ".join(f"{count} on one {which}" for which, count in most.items())
+        return Reason(request.key, missing, f"each GPU that can have it has as many as fit: {full}")
     _, change, nearest, blocking, displaced = min(found, key=lambda each: each[0])
     gpu = change.gpu
     if fleet.settled(gpu):

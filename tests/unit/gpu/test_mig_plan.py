@@ -235,7 +235,7 @@ def test_what_is_missing_is_said_with_the_reason_and_the_nearest_layout():
     ("gpus", "pins", "words"),
     [
         ([], [], "there is no GPU"),
-        ([gpu(0)], [], "each GPU that can have it is full with what is wanted or stays; on GPU GPU-0"),
+        ([gpu(0)], [], "each GPU that can have it has as many as fit: 1 on one H100-80GB"),
         ([gpu(0)], ["GPU-0"], "GPU GPU-0 would have to change, and it is pinned"),
         ([gpu(0, enabled=False, busy=True)], [], "GPU GPU-0 would have to change, and it is busy with its MIG mode off"),
         ([gpu(0, layout="1g.10gb@0")], ["MIG-0-0"], "it is 1g.10gb@0 (MIG-0-0, pinned)"),
@@ -245,6 +245,24 @@ def test_reasons(gpus, pins, words):
     found = plan(gpus, {"7g.80gb": 2}, pins)
     sound(found, pins)
     assert words in found.reasons[0].reason
+
+
+def test_the_nearest_layout_has_one_more():
+    """In every fleet: of what is missing, on the GPU that is named, by what its model allows."""
+    for name, models in FLEETS.items():
+        for seed in range(12):
+            gpus, requests, pins = random_case(seed, models)
+            found = planner.plan(gpus, requests, pins)
+            ends = {change.gpu.uuid: change for change in found.changes}
+            for reason in found.reasons:
+                profile = next(request.profile for request in requests if request.key == reason.request)
+                if reason.uuid is None:
+                    assert "as many as fit" in reason.reason or not gpus, name
+                    continue
+                change = ends[reason.uuid]
+                assert geometry.why_illegal(change.gpu.model, reason.layout) is None
+                more, there = ([place.profile for place in layout].count(profile) for layout in (reason.layout, change.layout))
+                assert more == there + 1, (name, seed, reason)
 
 
 def test_the_fewest_are_missing_and_then_of_what_is_named_first():
@@ -376,8 +394,14 @@ def test_bad_pins_and_limits():
         fleet.pins_from(["GPU-0", None])
     with pytest.raises(ValueError, match="gpus: 'GPU-0' is not a list"):
         fleet.gpus_from("GPU-0")
-    with pytest.raises(ValueError, match="time_limit: 0 is not a number of seconds above 0"):
-        plan([gpu(0)], {}, time_limit=0, clock=lambda: 0.0)
+    for limit in (0, -1, float("nan"), True, "5"):
+        with pytest.raises(ValueError, match=f"time_limit: {limit!r} is not a number of seconds above 0"):
+            plan([gpu(0)], {}, time_limit=limit, clock=lambda: 0.0)
+
+
+def test_what_may_be_left_out_may_be_null():
+    (given,) = fleet.gpus_from([{**GOOD, "instances": None, "profiles": None, "busy": None}])
+    assert (given.instances, given.busy) == ((), False)
 
 
 def test_what_is_wasted_and_fragmented():
