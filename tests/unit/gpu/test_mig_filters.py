@@ -84,6 +84,8 @@ def test_an_entry_names_gpus_by_number_and_by_device_id():
         (document(entry(mig_devices={"1g.10gb": -1})), "-1 of 1g.10gb is not a count"),
         (document(entry(mig_devices={"1c.3g.40gb": 2})), "divides an instance into compute instances"),
         (document(entry(mig_devices={"1g.10gb": 8})), "8 of 1g.10gb are more than the 7 that H100-80GB can have"),
+        (document(entry(mig_devices={"3g.40gb": 2, "3g.39gb": 1})), "3 of 3g.40gb are more than the 2 that H100-80GB can have"),
+        (document(entry(mig_devices={"7g.80gb": 1, "1g.10gb": 1})), "GPU 0: {'7g.80gb': 1, '1g.10gb': 1} do not fit on one H100-80GB together"),
         (document(entry(mig_devices={"1g.5gb": 1})), "'1g.5gb' is not a profile of H100-80GB"),
         (document(entry(device_filter="H100")), "'H100' is not a device id"),
         (document(entry(device_filter=5)), "5 is neither a device id"),
