@@ -12,7 +12,7 @@ from .mig_geometry import Model, Placement, why_illegal
 from .mig_smi import SMI, Gpu, Instance, Runner, SmiError, read
 
 # What is wanted of a GPU: its instances, or None for MIG off. A GPU that is not named is left alone.
-Layout = t.Mapping[str, t.Sequence[Placement] | None]
+Layout = t.Mapping[str, "t.Sequence[Placement] | None"]
 
 _IN_USE = "In use by another client"
 # The driver may call an instance in use for a moment after its last client has gone (NVIDIA/go-nvml#146).
@@ -82,7 +82,7 @@ def parse_layout(given: t.Mapping[t.Any, t.Any], gpus: t.Sequence[Gpu]) -> dict[
         placements = []
         for item in value:
             start = item.get("start") if isinstance(item, t.Mapping) else None
-            if not isinstance(item, t.Mapping) or set(item) != {"profile", "start"} or isinstance(start, bool) or not str(start).isdigit():
+            if not isinstance(item, t.Mapping) or set(item) != {"profile", "start"} or not str(start).isdecimal():
                 raise Refusal(f"layout[{name}] has {item!r}; legal is a profile and its first memory slot: {{profile: 1g.10gb, start: 0}}")
             placements.append(Placement(int(str(start)), str(item["profile"])))
         found[gpu.uuid] = tuple(sorted(placements))
@@ -216,12 +216,13 @@ def apply(
     items: t.Sequence[Work],
     models: t.Mapping[str, Model],
     sleep: t.Callable[[float], None],
-    end_clients: t.Callable[[Instance], None] | None = None,
+    end_clients: t.Callable[[Instance], str] | None = None,
 ) -> Outcome:
     """Do the work. Nothing is destroyed, reset or switched but what it names, and each instance starts where it is wanted.
 
-    ``end_clients`` ends who has a busy instance that is to go. A GPU whose mode stays pending gets no instances and is in ``reboot``.
-    Raises Stopped where a command fails: what is there then is where the next run begins.
+    ``end_clients`` ends who has a busy instance that is to go, and returns what went wrong, empty where nothing did. A GPU whose mode
+    stays pending gets no instances and is in ``reboot``. Raises Stopped where a command fails or a client stays: what is there then is
+    where the next run begins.
     """
     done: list[str] = []
     reboot: dict[str, str] = {}
@@ -261,12 +262,14 @@ def _clear(
     instance: Instance,
     done: list[str],
     sleep: t.Callable[[float], None],
-    end_clients: t.Callable[[Instance], None] | None,
+    end_clients: t.Callable[[Instance], str] | None,
 ) -> None:
     """Take the compute instances out of a GPU instance."""
     if instance.busy and end_clients:
-        end_clients(instance)
-        done.append(f"ended {users(instance)} on {instance} of GPU {item.gpu.index}")
+        who = f"{users(instance)} on {instance} of GPU {item.gpu.index}"
+        if problem := end_clients(instance):
+            raise _stopped(f"ending {who} failed: {problem}", done)
+        done.append(f"ended {who}")
     argv = [SMI, "mig", "-i", item.gpu.uuid, "-gi", str(instance.id), "-dci"]
     if instance.uuids:
         _must(run, argv, f"destroying the device of {instance} on GPU {item.gpu.index}", done, sleep)
@@ -388,6 +391,7 @@ def fleet(gpus: t.Iterable[Gpu], models: t.Mapping[str, Model], forced: t.Collec
             "uuid": gpu.uuid,
             "index": gpu.index,
             "device_id": f"0x{gpu.device_id:04X}",
+            "model": models[gpu.uuid].name,
             "mig_enabled": bool(gpu.mode),
             "busy": bool(gpu.pids or gpu.containers),
             "profiles": [
@@ -398,8 +402,8 @@ def fleet(gpus: t.Iterable[Gpu], models: t.Mapping[str, Model], forced: t.Collec
                 {
                     "profile": _canonical(models[gpu.uuid], each.profile),
                     "start": each.start,
-                    "uuid": each.uuid or f"{gpu.uuid}/{each.id}",
-                    "busy": each.busy and each.uuid not in forced,
+                    "uuid": _planned_name(gpu, each),
+                    "busy": each.busy and not set(each.uuids) & set(forced),
                 }
                 for each in gpu.instances
             ],
@@ -407,6 +411,17 @@ def fleet(gpus: t.Iterable[Gpu], models: t.Mapping[str, Model], forced: t.Collec
         for gpu in gpus
         if gpu.uuid in models
     ]
+
+
+def fleet_pins(gpus: t.Iterable[Gpu], models: t.Mapping[str, Model], pinned: t.Iterable[str]) -> list[str]:
+    """What is pinned in the names of ``fleet``, which has one for an instance with several devices, and no GPU without MIG."""
+    known = {uuid: _planned_name(gpu, each) for gpu in gpus for each in gpu.instances for uuid in each.uuids}
+    outside = {gpu.uuid for gpu in gpus} - set(models)
+    return [known.get(uuid, uuid) for uuid in pinned if uuid not in outside]
+
+
+def _planned_name(gpu: Gpu, instance: Instance) -> str:
+    return instance.uuid or f"{gpu.uuid}/{instance.id}"
 
 
 def now(gpu: Gpu) -> tuple[Placement, ...] | None:

@@ -104,7 +104,9 @@ def _text(item: t.Mapping[str, t.Any], name: str, where: str) -> str:
 
 
 def _flag(item: t.Mapping[str, t.Any], name: str, where: str, default: bool | None = None) -> bool:
-    value = item.get(name, default)
+    value = item.get(name)
+    if value is None and default is not None:
+        return default
     if not isinstance(value, bool):
         raise ValueError(f"{where}.{name}: {value!r} is neither true nor false")
     return value

@@ -100,10 +100,10 @@ class Model:
     def from_driver(cls, name: str, profiles: t.Iterable[Profile], device_ids: t.Iterable[int] = (), needs_reset: bool = False) -> Model:
         """A model as its own driver lists it.
 
-        The GPU is as large as the furthest placement and the largest profile. Raises ValueError where the list is empty or names a
-        profile twice.
+        The GPU is as large as the furthest placement and the largest profile. The table's names for a profile of its device are aliases
+        of the driver's, which rounds some sizes otherwise. Raises ValueError where the list is empty or names a profile twice.
         """
-        listed = tuple(profiles)
+        listed, devices = tuple(profiles), tuple(device_ids)
         if not listed:
             raise ValueError(f"the driver lists no MIG profile for {name}: its MIG mode or the GPU does not support instances")
         names = [profile.name for profile in listed]
@@ -111,7 +111,15 @@ class Model:
             if names.count(twice) > 1:
                 raise ValueError(f"the driver's list for {name} names {twice} twice")
         slots = max(profile.starts[-1] + profile.slots for profile in listed)
-        return cls(name, tuple(device_ids), slots, max(profile.compute for profile in listed), listed, needs_reset)
+        table = [each for device in devices if device in _BY_DEVICE for each in _BY_DEVICE[device].profiles]
+        aliased = tuple(dataclasses.replace(profile, aliases=_aliases(profile, table, names)) for profile in listed)
+        return cls(name, devices, slots, max(profile.compute for profile in listed), aliased, needs_reset)
+
+
+def _aliases(profile: Profile, table: t.Iterable[Profile], taken: t.Sequence[str]) -> tuple[str, ...]:
+    shape = profile.compute, profile.slots, profile.attributes
+    same = (each for each in table if (each.compute, each.slots, each.attributes) == shape)
+    return tuple(sorted({name for each in same for name in (each.name, *each.aliases)}.difference(taken)))
 
 
 def _nearest(name: str, names: t.Sequence[str]) -> str:
@@ -150,8 +158,8 @@ def _seven_model(
 
 
 _80 = (10, 20, 40, 80)
-# Some drivers round 39.5 GiB down.
-_80_ALIASES = {"3g.40gb": ("3g.39gb",)}
+# Some drivers round 39.5 and 79.25 GiB down.
+_80_ALIASES = {"3g.40gb": ("3g.39gb",), "7g.80gb": ("7g.79gb",)}
 _THREES = (0, 3, 6, 9)
 
 # A model's number is the gigabytes in the name of its largest profile.
@@ -248,6 +256,15 @@ def model(device_id_or_name: int | str) -> Model:
     near = _nearest(str(device_id_or_name), list(_BY_NAME))
     legal_names = f"one of {', '.join(_BY_NAME)}, or a device id such as 0x2330"
     raise ValueError(f"{device_id_or_name!r} is not a GPU model with MIG{near}: write {legal_names}")
+
+
+def table_name(devices: t.Iterable[int], profile: str) -> str:
+    """What the table calls a profile of one of these PCI device ids that a driver may round otherwise; itself where no table has it."""
+    for device in devices:
+        for each in _BY_DEVICE[device].profiles if device in _BY_DEVICE else ():
+            if profile in (each.name, *each.aliases):
+                return each.name
+    return profile
 
 
 def why_illegal(which: Model, placements: t.Iterable[Placement]) -> str | None:

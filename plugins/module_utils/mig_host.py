@@ -17,7 +17,7 @@ import typing as t
 from .docker_config import replace_fragment
 from .engine_api import Engine, EngineError
 from .mig_apply import Layout
-from .mig_geometry import Placement, model
+from .mig_geometry import Placement, table_name
 from .mig_resources import resource
 from .mig_smi import Gpu, held_devices
 
@@ -47,13 +47,14 @@ def run(argv: t.Sequence[str]) -> tuple[int, str]:
     """Run a command: its exit status and both its streams. One that is missing or hangs has a status too, 127 or 124."""
     try:
         done = subprocess.run(
-            list(argv), check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=_TIMEOUT
+            list(argv), check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=_TIMEOUT
         )
     except FileNotFoundError:
         return 127, f"{argv[0]}: not found"
     except subprocess.TimeoutExpired:
         return 124, f"{argv[0]} did not answer within {_TIMEOUT} s"
-    return done.returncode, done.stdout
+    # Names of processes are whatever their users like.
+    return done.returncode, done.stdout.decode(errors="replace")
 
 
 def containers(engine: Engine) -> tuple[dict[str, frozenset[str]], list[str]]:
@@ -125,17 +126,10 @@ def resources(gpus: t.Iterable[Gpu], whole: bool = True) -> list[str]:
     offered = []
     for gpu in gpus:
         if gpu.mode:
-            offered += [resource(_known_name(gpu, each.profile), each.uuid) for each in gpu.instances if each.whole]
+            offered += [resource(table_name([gpu.device_id], each.profile), each.uuid) for each in gpu.instances if each.whole]
         elif whole and not gpu.pending:
             offered.append(resource(None, gpu.uuid))
     return offered
-
-
-def _known_name(gpu: Gpu, profile: str) -> str:
-    try:
-        return model(gpu.device_id).profile(profile).name
-    except ValueError:
-        return profile
 
 
 def docker_fragment(slices: t.Sequence[str]) -> dict[str, list[str]]:

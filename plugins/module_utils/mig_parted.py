@@ -6,10 +6,12 @@ optional filter of device ids, the mode, and how many of each profile), which ar
 
 from __future__ import annotations
 
+import collections
+import functools
 import typing as t
 
 from .mig_fleet import Gpu
-from .mig_geometry import NVIDIA_VENDOR, device_id
+from .mig_geometry import NVIDIA_VENDOR, Model, all_layouts, device_id
 
 VERSION = "v1"
 
@@ -76,6 +78,12 @@ def _filters(value: t.Any, where: str) -> list[int]:
     return found
 
 
+@functools.lru_cache(maxsize=64)
+def _possible(which: Model) -> frozenset[frozenset[tuple[str, int]]]:
+    """How many of each profile a GPU can have at once."""
+    return frozenset(frozenset(collections.Counter(place.profile for place in layout).items()) for layout in all_layouts(which))
+
+
 def layouts(document: t.Any, gpus: t.Sequence[Gpu], config: str) -> dict[str, dict[str, int] | None]:
     """What a named configuration wants of GPUs: by UUID the number of each profile, None where MIG is to be off.
 
@@ -103,12 +111,14 @@ def layouts(document: t.Any, gpus: t.Sequence[Gpu], config: str) -> dict[str, di
                     profile = gpu.model.profile(str(name))
                 except ValueError as error:
                     raise ValueError(f"{where}: GPU {gpu.index}: {error}") from error
-                if count > profile.max_count:
-                    raise ValueError(
-                        f"{where}: GPU {gpu.index}: {count} of {name} are more than the {profile.max_count} that {gpu.model.name} can have"
-                    )
                 if count:
                     counts[profile.name] = counts.get(profile.name, 0) + count
+            for name, count in counts.items():
+                most = gpu.model.profile(name).max_count
+                if count > most:
+                    raise ValueError(f"{where}: GPU {gpu.index}: {count} of {name} are more than the {most} that {gpu.model.name} can have")
+            if frozenset(counts.items()) not in _possible(gpu.model):
+                raise ValueError(f"{where}: GPU {gpu.index}: {dict(counts)} do not fit on one {gpu.model.name} together")
             found[gpu.uuid] = counts
     return found
 

@@ -5,24 +5,9 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from .mig_fleet import Gpu, Instance, Request, gpus_from, pins_from, requests_from
+from .mig_fleet import Gpu, Instance, Request
 from .mig_geometry import Placement, why_illegal
 from .mig_search import LEVELS, Fleet, best, shape_of
-
-__all__ = [
-    "LEVELS",
-    "Change",
-    "Gpu",
-    "Instance",
-    "Plan",
-    "Reason",
-    "Request",
-    "gpus_from",
-    "pins_from",
-    "plan",
-    "plan_layouts",
-    "requests_from",
-]
 
 Clock = t.Callable[[], float]
 
@@ -51,7 +36,10 @@ class Change:
 
 @dataclasses.dataclass(frozen=True)
 class Reason:
-    """Why a request is short by ``missing``, and the nearest layout that has one more of it: ``layout`` on the GPU ``uuid``."""
+    """Why a request is short by ``missing``, and the nearest layout that has one more of it: ``layout`` on the GPU ``uuid``.
+
+    There is no such layout, and no UUID, where every GPU has as many as fit.
+    """
 
     request: str
     missing: int
@@ -158,7 +146,7 @@ def plan(
     for request in wanted:
         if any(other is not request and other.key == request.key for other in wanted):
             raise ValueError(f"wanted: {request.key} is asked for twice; name it once with the sum")
-    if time_limit is not None and (isinstance(time_limit, bool) or not isinstance(time_limit, (int, float)) or time_limit <= 0):
+    if time_limit is not None and (isinstance(time_limit, bool) or not isinstance(time_limit, (int, float)) or not time_limit > 0):
         raise ValueError(f"time_limit: {time_limit!r} is not a number of seconds above 0")
     if time_limit is not None and clock is None:
         raise ValueError("time_limit: it needs a clock")
@@ -183,16 +171,14 @@ def plan(
     return Plan(choice.optimal, missing, reasons, tuple(changes), objective, objective if choice.optimal else bound)
 
 
-def _change(gpu: Gpu, layout: t.Sequence[Placement], enabled: bool | None = None) -> Change:
+def _change(gpu: Gpu, layout: t.Sequence[Placement]) -> Change:
     wanted = set(layout)
     keep = tuple(instance for instance in gpu.instances if instance.placement in wanted)
     destroy = tuple(instance for instance in gpu.instances if instance.placement not in wanted)
     there = {instance.placement for instance in keep}
     size = shape_of(gpu.model).by_name
     create = sorted(wanted - there, key=lambda place: (-size[place.profile].slots, place))
-    if enabled is None:
-        enabled = gpu.mig_enabled or bool(wanted)
-    return Change(gpu, tuple(sorted(wanted)), keep, destroy, tuple(create), enabled)
+    return Change(gpu, tuple(sorted(wanted)), keep, destroy, tuple(create), gpu.mig_enabled or bool(wanted))
 
 
 def _objective(changes: t.Sequence[Change], missing: int) -> tuple[int, ...]:
@@ -212,6 +198,10 @@ def _objective(changes: t.Sequence[Change], missing: int) -> tuple[int, ...]:
             total[5] += shape.slots - bin(mask).count("1") - memory
             total[6] += fragmentation
     return tuple(total)
+
+
+def _number(layout: t.Iterable[Placement], name: str) -> int:
+    return sum(place.profile == name for place in layout)
 
 
 def _reason(fleet: Fleet, changes: t.Sequence[Change], at: int, missing: int) -> Reason:
@@ -237,8 +227,16 @@ def _reason(fleet: Fleet, changes: t.Sequence[Change], at: int, missing: int) ->
                         displaced += 1
                     else:
                         layout.append(place)
+            if _number(layout, name) <= _number(change.layout, name):
+                continue
             cost = (int(fleet.settled(gpu)), len(blocking), displaced, number, start)
             found.append((cost, change, tuple(sorted(layout)), blocking, displaced))
+    if not found:
+        most: dict[str, int] = {}
+        for change in able:
+            most[change.gpu.model.name] = max(most.get(change.gpu.model.name, 0), _number(change.layout, name))
+        full = ", ".join(f"{count} on one {which}" for which, count in most.items())
+        return Reason(request.key, missing, f"each GPU that can have it has as many as fit: {full}")
     _, change, nearest, blocking, displaced = min(found, key=lambda each: each[0])
     gpu = change.gpu
     if fleet.settled(gpu):
@@ -252,83 +250,3 @@ def _reason(fleet: Fleet, changes: t.Sequence[Change], at: int, missing: int) ->
             f"it would displace {displaced} of that"
         )
     return Reason(request.key, missing, why, gpu.uuid, nearest)
-
-
-def plan_layouts(
-    gpus: t.Sequence[Gpu],
-    layouts: t.Mapping[str, t.Sequence[tuple[str, int | None]] | None],
-    pinned: t.Iterable[str] = (),
-    release: t.Iterable[str] = (),
-) -> Plan:
-    """The plan that gives GPUs exactly the layouts that are named, by UUID: ``[(profile, start)]``, None for MIG switched off.
-
-    A start of None lets the planner choose it, so that the fewest instances are destroyed. GPUs that are not named stay as they are.
-    A busy instance goes only if ``release`` names it. Raises ValueError for an unknown UUID, a layout that the GPU cannot have, and
-    one that leaves out what is busy or pinned.
-    """
-    pins = _check_pins(gpus, pinned)
-    released = frozenset(release)
-    known = {gpu.uuid: gpu for gpu in gpus}
-    for name in layouts:
-        if name not in known:
-            raise ValueError(f"layouts: {name!r} is not a GPU here: {', '.join(known) or 'there is none'}")
-    instances = {instance.uuid for gpu in gpus for instance in gpu.instances}
-    for name in released:
-        if name not in instances:
-            raise ValueError(f"release: {name!r} is not an instance here")
-        if name in pins:
-            raise ValueError(f"release: {name} is pinned; it cannot be both")
-    changes = []
-    for gpu in gpus:
-        if gpu.uuid not in layouts:
-            changes.append(_change(gpu, [instance.placement for instance in gpu.instances]))
-            continue
-        asked = layouts[gpu.uuid]
-        layout = _placed(gpu, asked or (), pins, released)
-        change = _change(gpu, layout, asked is not None)
-        if gpu.uuid in pins and (change.destroy or change.create or change.mode_change):
-            raise ValueError(f"layouts: GPU {gpu.uuid} is pinned, and its layout differs from what is there")
-        for instance in change.destroy:
-            if instance.uuid in pins:
-                raise ValueError(f"layouts: {_named(instance, gpu)} is pinned, and the layout leaves it out")
-            if instance.busy and instance.uuid not in released:
-                raise ValueError(
-                    f"layouts: {_named(instance, gpu)} is busy, and the layout leaves it out; end what runs on it, or name it as released"
-                )
-        if change.mode_change and gpu.busy:
-            raise ValueError(f"layouts: GPU {gpu.uuid} is busy, so that its MIG mode cannot be switched")
-        changes.append(change)
-    objective = _objective(changes, 0)
-    return Plan(True, {}, (), tuple(changes), objective, objective)
-
-
-def _named(instance: Instance, gpu: Gpu) -> str:
-    return f"{instance.placement} ({instance.uuid}) on GPU {gpu.uuid}"
-
-
-def _placed(gpu: Gpu, asked: t.Sequence[tuple[str, int | None]], pins: frozenset[str], released: frozenset[str]) -> list[Placement]:
-    """An explicit layout with a start for each instance: nothing busy or pinned lost, then the fewest destroyed, then the least lost."""
-    try:
-        profiles = [(gpu.model.profile(name), start) for name, start in asked]
-    except ValueError as error:
-        raise ValueError(f"layouts: GPU {gpu.uuid}: {error}") from error
-    fixed = [Placement(start, profile.name) for profile, start in profiles if start is not None]
-    problem = why_illegal(gpu.model, fixed)
-    if problem:
-        raise ValueError(f"layouts: GPU {gpu.uuid} cannot have this layout: {problem}")
-    free = sorted((profile for profile, start in profiles if start is None), key=lambda profile: (-profile.slots, profile.name))
-    ways = [fixed]
-    for profile in free:
-        larger = ([*way, Placement(start, profile.name)] for way in ways for start in profile.starts)
-        ways = [list(way) for way in {tuple(sorted(way)) for way in larger if not why_illegal(gpu.model, way)}]
-    if not ways:
-        names = [profile.name for profile, _ in profiles]
-        counts = ", ".join(f"{names.count(name)} of {name}" for name in dict.fromkeys(names))
-        raise ValueError(f"layouts: GPU {gpu.uuid}: {counts} do not fit on {gpu.model.name} together")
-
-    def cost(way: list[Placement]) -> tuple[t.Any, ...]:
-        change = _change(gpu, way)
-        lost = sum((each.busy and each.uuid not in released) or each.uuid in pins for each in change.destroy)
-        return (lost, len(change.destroy), *_objective([change], 0), way)
-
-    return min((sorted(way) for way in ways), key=cost)

@@ -6,6 +6,7 @@ import re
 import typing as t
 
 from .mig_fleet import Gpu
+from .mig_geometry import table_name
 from .names import mig_resource, resource_variable
 
 WHOLE = "GPU"
@@ -26,12 +27,14 @@ def resource(profile: str | None, uuid: str) -> str:
 def generic_resources(gpus: t.Iterable[Gpu]) -> list[str]:
     """The engine's ``node-generic-resources``: GPUs without MIG, and instances. A GPU with MIG switched on and no instance is none.
 
+    The kind is that of the table's name, so that drivers which round it otherwise offer the same.
+
     Raises ValueError as ``resource``.
     """
     found = []
     for gpu in gpus:
         if gpu.mig_enabled:
-            found += [resource(each.profile, each.uuid) for each in gpu.instances]
+            found += [resource(table_name(gpu.model.device_ids, each.profile), each.uuid) for each in gpu.instances]
         else:
             found.append(resource(None, gpu.uuid))
     return found

@@ -7,6 +7,7 @@ program with the objective in the order of ``LEVELS``, which ``integer_program``
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -18,6 +19,8 @@ from .mig_geometry import Model, Profile
 
 # What a plan minimises, most important first. Busy and pinned instances are no level: no plan touches them.
 LEVELS = ("missing", "mode_changes", "destroyed", "partitioned", "wasted_compute", "wasted_memory", "fragmentation", "created")
+
+_DESTROYED, _CREATED = LEVELS.index("destroyed"), LEVELS.index("created")
 
 # How many kinds of GPUs are remembered for a model: more than a fleet has at once, little memory.
 _KEPT = 4096
@@ -259,6 +262,14 @@ class Choice:
     optimal: bool
 
 
+class _OutOfTimeError(Exception):
+    """The time was up before a plan by some rules was found. ``bound`` is what none by them can be below."""
+
+    def __init__(self, bound: tuple[int, ...]) -> None:
+        super().__init__(bound)
+        self.bound = bound
+
+
 class Fleet:
     """The GPUs and requests of one call, prepared for solving."""
 
@@ -411,7 +422,8 @@ class Fleet:
         """The best plan by the rules of a case, None where there is none (cheaper than ``below``).
 
         ``counts`` are what is wanted of each request, less what is ``given_up`` because it cannot be there. ``frozen`` allows neither
-        to destroy nor to switch a mode, ``may_lack`` allows to lack some, which costs most.
+        to destroy nor to switch a mode, ``may_lack`` allows to lack some, which costs most. Raises _OutOfTimeError where the time was
+        up before there was a plan or a proof that there is none.
         """
         families = self.families(counts)
         names = [family.name for family in families]
@@ -433,8 +445,12 @@ class Fleet:
             for at, (request, count) in enumerate(zip(self.requests, counts)):
                 if count:
                     program.lack(at, self.names[at], request.model, count)
-        solution = integer_program.solve(program.program(), self.late, program.nothing() if may_lack else None, below)
+        known = program.nothing(_as_they_are(members)) if may_lack else None
+        solution = integer_program.solve(program.program(), self.late, known, below)
         if solution.values is None:
+            if not solution.optimal:
+                assert solution.bound is not None
+                raise _OutOfTimeError(solution.bound)
             return None
         assert solution.cost is not None and solution.bound is not None
         amounts = iter(solution.values)
@@ -478,7 +494,8 @@ class Fleet:
         for at, (request, count) in enumerate(zip(self.requests, counts)):
             if count:
                 program.lack(at, self.names[at], request.model, count, at + 1)
-        solution = integer_program.solve(program.program((sum(counts), *counts)), self.late, program.nothing())
+        ends = [0 for group in members for _ in group.steps]
+        solution = integer_program.solve(program.program((sum(counts), *counts)), self.late, program.nothing(ends))
         assert solution.cost is not None and solution.bound is not None
         return solution.cost[1:], solution.optimal, solution.bound[0]
 
@@ -490,6 +507,17 @@ def _largest(counts: t.Iterable[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]
         if not any(all(a <= b for a, b in zip(each, other)) for other in found):
             found.append(each)
     return tuple(found)
+
+
+def _as_they_are(members: t.Mapping[_Group, t.Sequence[tuple[int, tuple[_Option, ...]]]]) -> list[int]:
+    """How many GPUs of each group take each end beside the cheapest when none of them changes."""
+    amounts: list[int] = []
+    for group, gpus in members.items():
+        taken = [0] * (len(group.steps) + 1)
+        for _, options in gpus:
+            taken[next(at for at, option in enumerate(options) if not option.cost[_DESTROYED] and not option.cost[_CREATED])] += 1
+        amounts += taken[1:]
+    return amounts
 
 
 def _grouped(which: str, counted: tuple[str, ...], options: tuple[_Option, ...], as_wanted: bool) -> _Group:
@@ -531,7 +559,8 @@ class _Rows:
                 if wanted or most is not None:
                     self._row((family.name, which), wanted, most, number)
         self.sizes: list[int] = []
-        self.lacking: list[tuple[int, int]] = []
+        # Column, most, row, and whether it is for those pinned to a model.
+        self.lacking: list[tuple[int, int, int, bool]] = []
 
     def _row(self, of: tuple[str, str | None], low: int, high: int | None, there: int) -> None:
         self.of[of] = len(self.low)
@@ -568,22 +597,25 @@ class _Rows:
     def lack(self, at: int, name: str, which: str | None, count: int, level: int | None = None) -> None:
         """Allow a request to be short."""
         cost = tuple(int(each == 0 or each == level) for each in range(self.levels))
-        self.lacking.append((len(self.columns), count))
+        self.lacking.append((len(self.columns), count, self.of[name, which], which is not None))
         self.columns.append(integer_program.Column(cost, self._factors(which, (name,), (1,)), count))
 
-    def nothing(self) -> list[int] | None:
-        """A solution without any change, where the rules allow that."""
-        values = [0] * len(self.columns)
-        room = list(self.high)
+    def nothing(self, ends: t.Sequence[int]) -> list[int] | None:
+        """A solution with these ends of GPUs and whatever is lacking then, where the rules allow that."""
+        values = [*ends, *[0] * len(self.lacking)]
         need = list(self.low)
-        for column, count in self.lacking:
-            rows = self.columns[column].factors
-            amount = max(0, min(count, max(need[row] for row in rows)))
-            values[column] = amount
-            for row in rows:
-                need[row] -= amount
-                limit = room[row]
-                room[row] = None if limit is None else limit - amount
+        for column, amount in zip(self.columns, ends):
+            for row, factor in column.factors.items():
+                if amount and row < len(need):
+                    need[row] -= amount * factor
+        room = [None if high is None else high - low + left for low, high, left in zip(self.low, self.high, need)]
+        # What is on the model that a request names is its own before others may count it.
+        for at, count, row, _ in sorted(self.lacking, key=lambda each: not each[3]):
+            values[at] = amount = max(0, min(count, need[row]))
+            for other in self.columns[at].factors:
+                need[other] -= amount
+                limit = room[other]
+                room[other] = None if limit is None else limit - amount
         feasible = all(number <= 0 for number in need) and all(limit is None or limit >= 0 for limit in room)
         return values if feasible else None
 
@@ -624,9 +656,11 @@ def _canonical(request: Request, gpus: t.Sequence[Gpu]) -> str:
 def best(fleet: Fleet) -> Choice:
     """The best choice: without destroying anything or switching a mode, if that can be; else of all cases."""
     counts = tuple(request.count for request in fleet.requests)
-    choice = fleet.solve(counts, fleet.frozen_case(fleet.families(counts)), frozen=True)
-    if choice is not None:
-        return choice
+    # Without time for that: it is among the plans of the cases.
+    with contextlib.suppress(_OutOfTimeError):
+        choice = fleet.solve(counts, fleet.frozen_case(fleet.families(counts)), frozen=True)
+        if choice is not None:
+            return choice
     short, proven, least = fleet.unavoidable()
     counts = tuple(count - number for count, number in zip(counts, short))
     other = _over_cases(fleet, counts, short)
@@ -642,13 +676,26 @@ def _over_cases(fleet: Fleet, counts: tuple[int, ...], given_up: tuple[int, ...]
         # No mode is switched in the best so far, and this case destroys more.
         if best is not None and best.cost[1] == 0 and best.cost[2] < case.destroyed:
             break
-        choice = fleet.solve(counts, case, given_up=given_up, below=None if best is None else best.cost)
+        try:
+            choice = fleet.solve(counts, case, given_up=given_up, below=None if best is None else best.cost)
+        except _OutOfTimeError as error:
+            optimal = False
+            bounds.append(error.bound)
+            continue
         if choice is not None:
             best = choice
             optimal = optimal and choice.optimal
             bounds.append(choice.bound)
     if best is None:
         # Without time for a plan that has everything: one that lacks as much as it must to be found at once.
-        best = next(choice for case in cases if (choice := fleet.solve(counts, case, may_lack=True, given_up=given_up)) is not None)
+        best = next(filter(None, (_lacking(fleet, counts, case, given_up) for case in cases)))
         return dataclasses.replace(best, optimal=False, bound=(sum(given_up), *(0,) * (len(LEVELS) - 1)))
     return dataclasses.replace(best, optimal=optimal, bound=best.cost if optimal else min(bounds))
+
+
+def _lacking(fleet: Fleet, counts: tuple[int, ...], case: _Case, given_up: tuple[int, ...]) -> Choice | None:
+    """A plan by a case's rules that may lack more, None where they forbid to leave everything as it is."""
+    try:
+        return fleet.solve(counts, case, may_lack=True, given_up=given_up)
+    except _OutOfTimeError:
+        return None

@@ -12,6 +12,7 @@ import re
 import typing as t
 import xml.etree.ElementTree as xml
 
+from .docker_config import DISPATCHER
 from .mig_geometry import Model, Profile, device_id
 from .mig_geometry import model as known_model
 
@@ -27,7 +28,11 @@ _PROFILE_ROW = re.compile(r"\|\s*(\d+)\s+MIG (\S+)\s+(\d+)\s+(\d+)/(\d+)\s")
 _PLACEMENT = re.compile(r"GPU\s+(\d+)\s+Profile ID\s+(\d+)\s+Placements?\s*:\s*\{([\d,]+)\}:(\d+)")
 _GPU = re.compile(r"GPU (\d+): .*\(UUID: (GPU-[^)]+)\)")
 _DEVICE = re.compile(r"\s+MIG (\S+)\s+Device\s+(\d+):\s+\(UUID: (MIG-[^)]+)\)")
+# The name of a process is printed as it is, with what XML does not allow (common-workflow-language/cwltool#1910), and some drivers
+# print the clocks with tags that do not match (lollipopkit/flutter_server_box#286).
+_NO_XML = re.compile(r"<process_name>.*?</process_name>(?=\s*<used_memory>)|<supported_clocks>.*?</supported_clocks>", re.DOTALL)
 _PARTIAL = re.compile(r"\d+c\.")
+_CDI = "nvidia.com/gpu="
 _RESOURCE = re.compile(r"DOCKER_RESOURCE_[A-Z0-9_]+|NVIDIA_VISIBLE_DEVICES")
 
 
@@ -102,7 +107,7 @@ def read(run: Runner) -> tuple[Gpu, ...]:
     """Read all GPUs and their instances. Raises SmiError, also for a driver that is too old for explicit starts."""
     gpus, devices = parse_xml(_ask(run, "-q", "-x"))
     for gpu in gpus:
-        if gpu.mode is not None and int(gpu.driver.split(".")[0]) < LEAST_DRIVER:
+        if gpu.mode is not None and int(gpu.driver.partition(".")[0]) < LEAST_DRIVER:
             raise SmiError(f"the NVIDIA driver is {gpu.driver}; MIG instances at a chosen place need {LEAST_DRIVER} or newer")
     found: dict[int, list[Instance]] = {}
     if any(gpu.mode for gpu in gpus):
@@ -157,7 +162,7 @@ def parse_xml(text: str) -> tuple[tuple[Gpu, ...], dict[str, dict[int, tuple[int
     The GPUs' instances have only their ids and processes here. Raises SmiError.
     """
     try:
-        root = xml.fromstring(text)
+        root = xml.fromstring(_NO_XML.sub("", text))
     except xml.ParseError as error:
         raise SmiError(f"{SMI} -q -x printed no XML ({error}): {text[:200]!r}") from error
     driver = (root.findtext("driver_version") or "").strip()
@@ -165,7 +170,7 @@ def parse_xml(text: str) -> tuple[tuple[Gpu, ...], dict[str, dict[int, tuple[int
     for index, node in enumerate(root.findall("gpu")):
         uuid = _text(node, "uuid")
         number = device_id(_text(node, "pci/pci_device_id"))
-        if not uuid or number is None or not driver:
+        if not uuid or number is None or not driver[:1].isdigit():
             raise SmiError(f"{SMI} -q -x has no UUID, PCI device id or driver version for GPU {index}")
         processes: dict[int | None, list[int]] = {}
         for process in node.iterfind("processes/process_info"):
@@ -188,7 +193,7 @@ def parse_xml(text: str) -> tuple[tuple[Gpu, ...], dict[str, dict[int, tuple[int
             )
         )
         devices[uuid] = {
-            int(_text(device, "index")): (int(_text(device, "gpu_instance_id")), int(_text(device, "compute_instance_id")))
+            _number(device, "index"): (_number(device, "gpu_instance_id"), _number(device, "compute_instance_id"))
             for device in node.iterfind("mig_devices/mig_device")
         }
     return tuple(gpus), devices
@@ -196,6 +201,13 @@ def parse_xml(text: str) -> tuple[tuple[Gpu, ...], dict[str, dict[int, tuple[int
 
 def _text(node: xml.Element, path: str) -> str:
     return (node.findtext(path) or "").strip()
+
+
+def _number(node: xml.Element, path: str) -> int:
+    text = _text(node, path)
+    if not text.isdigit():
+        raise SmiError(f"{SMI} -q -x has a MIG device whose {path} is {text!r}")
+    return int(text)
 
 
 def _mode(node: xml.Element, name: str) -> bool | None:
@@ -246,18 +258,22 @@ def parse_profiles(profiles: str, placements: str) -> dict[int, list[Profile]]:
 def models(run: Runner, gpus: t.Iterable[Gpu]) -> dict[str, Model]:
     """The model of each GPU with MIG, by UUID: as its driver lists it, and from the table where the driver lists nothing.
 
-    The table's names are aliases of the driver's, which rounds some sizes otherwise. Raises SmiError for a GPU that neither knows.
+    Older drivers list nothing for a GPU whose MIG is off; what they list for another one of its kind is true of it, too.
+    Raises SmiError for a GPU that neither knows.
     """
     capable = [gpu for gpu in gpus if gpu.mode is not None]
     if not capable:
         return {}
     (status, profiles), (other, placements) = run([SMI, "mig", "-lgip"]), run([SMI, "mig", "-lgipp"])
-    listed = {} if status or other else parse_profiles(profiles, placements)
+    try:
+        listed = {} if status or other else parse_profiles(profiles, placements)
+    except ValueError as error:
+        raise SmiError(f"{SMI} mig -lgip cannot be read: {error}") from error
+    kinds = {gpu.device_id: listed[gpu.index] for gpu in capable if gpu.index in listed}
     found = {}
     for gpu in capable:
         try:
-            if gpu.index in listed:
-                ours = [_with_aliases(profile, gpu.device_id) for profile in listed[gpu.index]]
+            if ours := listed.get(gpu.index) or kinds.get(gpu.device_id):
                 found[gpu.uuid] = Model.from_driver(_model_name(gpu), ours, (gpu.device_id,), gpu.needs_reset)
             else:
                 found[gpu.uuid] = known_model(gpu.device_id)
@@ -274,35 +290,21 @@ def _model_name(gpu: Gpu) -> str:
         return gpu.name
 
 
-def _with_aliases(listed: Profile, device: int) -> Profile:
-    try:
-        table = known_model(device).profiles
-    except ValueError:
-        return listed
-    same = (listed.compute, listed.slots, listed.attributes)
-    names = {
-        name for each in table if (each.compute, each.slots, each.attributes) == same for name in (each.name, *each.aliases)
-    } - {listed.name}
-    return dataclasses.replace(listed, aliases=tuple(sorted(names)))
-
-
 def held_devices(container: t.Mapping[str, t.Any]) -> frozenset[str]:
     """What a container, as the engine's inspection shows it, was given: UUIDs, `0`, `0:1` (GPU and MIG device), or `all`."""
     host = container.get("HostConfig") or {}
-    found: set[str] = set()
-    for line in (container.get("Config") or {}).get("Env") or []:
-        name, _, value = line.partition("=")
-        if _RESOURCE.fullmatch(name):
-            found.update(value.split(","))
+    environment = dict(line.partition("=")[::2] for line in (container.get("Config") or {}).get("Env") or [])
+    found = {name for variable, value in environment.items() if _RESOURCE.fullmatch(variable) for name in value.split(",")}
     # Only NVIDIA's runtime reads the variable; a session in another one that asks for all gets none.
-    if not str(host.get("Runtime") or "").startswith("nvidia"):
-        found.discard("all")
+    runtime = str(host.get("Runtime") or "")
+    if not (environment.get("METALHUB_SANDBOX", "") if runtime == DISPATCHER else runtime).startswith("nvidia"):
+        found -= {"all", _CDI + "all"}
     for request in host.get("DeviceRequests") or []:
-        for name in request.get("DeviceIDs") or []:
-            found.add(str(name).removeprefix("nvidia.com/gpu="))
-        if request.get("Count") == -1:
-            found.add("all")
-    return frozenset(found - {"", "void", "none"})
+        found.update(str(name) for name in request.get("DeviceIDs") or [])
+        count = request.get("Count") or 0
+        # A number of GPUs is the first ones (moby/moby, daemon/nvidia_linux.go).
+        found.update({"all"} if count < 0 else map(str, range(count)))
+    return frozenset({name.removeprefix(_CDI) for name in found} - {"", "void", "none"})
 
 
 def with_containers(gpus: t.Sequence[Gpu], containers: t.Mapping[str, frozenset[str]]) -> tuple[Gpu, ...]:
@@ -311,11 +313,30 @@ def with_containers(gpus: t.Sequence[Gpu], containers: t.Mapping[str, frozenset[
     for gpu in gpus:
         instances = []
         for instance in gpu.instances:
-            names = {"all", *instance.uuids, *(f"{gpu.index}:{number}" for number in instance.numbers)}
+            # Whoever was given the GPU may have any instance of it.
+            names = {"all", gpu.uuid, str(gpu.index), *instance.uuids, *(f"{gpu.index}:{number}" for number in instance.numbers)}
             instances.append(dataclasses.replace(instance, containers=_having(containers, names)))
         whole = {gpu.uuid, str(gpu.index)} | (set() if gpu.mode else {"all"})
         marked.append(dataclasses.replace(gpu, instances=tuple(instances), containers=_having(containers, whole)))
     return tuple(marked)
+
+
+def without_containers(gpus: t.Iterable[Gpu], names: t.Collection[str]) -> tuple[Gpu, ...]:
+    """The GPUs as they would be without these containers and the processes in them.
+
+    Which process is in which container is not asked: those on what only these containers have are taken for theirs.
+    """
+    return tuple(
+        dataclasses.replace(_left(gpu, names), instances=tuple(_left(instance, names) for instance in gpu.instances)) for gpu in gpus
+    )
+
+
+_Holder = t.TypeVar("_Holder", Gpu, Instance)
+
+
+def _left(holder: _Holder, names: t.Collection[str]) -> _Holder:
+    rest = tuple(name for name in holder.containers if name not in names)
+    return dataclasses.replace(holder, containers=rest, pids=holder.pids if rest == holder.containers or rest else ())
 
 
 def _having(containers: t.Mapping[str, frozenset[str]], names: t.Iterable[str]) -> tuple[str, ...]:

@@ -36,6 +36,11 @@ options:
     description: Whether a GPU without MIG is a resource of Swarm too.
     type: bool
     default: true
+  without_sessions:
+    description:
+      - Whether check mode takes the sessions on the host for ended, as they will be once its node was drained. Otherwise of no effect.
+    type: bool
+    default: false
   layout_file:
     description: Where the layout is kept for the boot unit; empty for nowhere.
     type: str
@@ -148,10 +153,15 @@ _GRACE = 10
 _PLANNING = 30
 
 
-def end_clients(engine: Engine, instance: mig_smi.Instance) -> None:
-    """End the containers and processes that have an instance. Raises EngineError."""
+def end_clients(engine: Engine, instance: mig_smi.Instance) -> str:
+    """End the containers and processes that have an instance; what went wrong, empty where nothing did."""
     for name in instance.containers:
-        engine.request("POST", f"/containers/{name}/stop?t={_GRACE}")
+        try:
+            engine.request("POST", f"/containers/{name}/stop?t={_GRACE}")
+        except EngineError as error:
+            # Gone by itself meanwhile.
+            if error.status != 404:
+                return str(error)
     for number in (signal.SIGTERM, signal.SIGKILL):
         left = [pid for pid in instance.pids if os.path.exists(f"/proc/{pid}")]
         for pid in left:
@@ -162,6 +172,7 @@ def end_clients(engine: Engine, instance: mig_smi.Instance) -> None:
         deadline = time.monotonic() + _GRACE
         while time.monotonic() < deadline and any(os.path.exists(f"/proc/{pid}") for pid in left):
             time.sleep(0.1)
+    return ""
 
 
 def target(
@@ -170,21 +181,10 @@ def target(
     """The layout that is wanted, given or planned, and whether none is better. Raises Refusal."""
     if parameters["wanted"] is None:
         return mig_apply.parse_layout(parameters["layout"], gpus), True
-    # Not by way of plain data, which has no aliases: a count may use the table's name where the driver rounds otherwise.
-    fleet = [
-        mig_fleet.Gpu(
-            each["uuid"],
-            each["index"],
-            models[each["uuid"]],
-            each["mig_enabled"],
-            tuple(mig_fleet.Instance(**instance) for instance in each["instances"]),
-            each["busy"],
-        )
-        for each in mig_apply.fleet(gpus, models, parameters["force_busy"])
-    ]
     try:
+        fleet = mig_fleet.gpus_from(mig_apply.fleet(gpus, models, parameters["force_busy"]))
         requests = mig_fleet.requests_from(parameters["wanted"])
-        plan = mig_plan.plan(fleet, requests, mig_fleet.pins_from(parameters["pinned"]), _PLANNING, time.monotonic)
+        plan = mig_plan.plan(fleet, requests, mig_apply.fleet_pins(gpus, models, parameters["pinned"]), _PLANNING, time.monotonic)
     except ValueError as error:
         raise mig_apply.Refusal(str(error)) from error
     if not plan.satisfied:
@@ -249,8 +249,11 @@ class Run:
         check = bool(self.module.check_mode)
         gpus = self.look()
         models = mig_smi.models(mig_host.run, gpus)
-        layout, self.optimal = target(self.parameters, gpus, models)
-        items = mig_apply.work(gpus, layout, models, self.parameters["force_busy"], self.parameters["pinned"])
+        held = mig_smi.without_containers(gpus, self.sessions) if check and self.parameters["without_sessions"] else gpus
+        asked, self.optimal = target(self.parameters, held, models)
+        items = mig_apply.work(held, asked, models, self.parameters["force_busy"], self.parameters["pinned"])
+        # In the driver's own names, in which the agent compares it.
+        layout = {item.gpu.uuid: item.wanted for item in items}
         needed = any(item.needed for item in items)
         document = mig_host.text(mig_host.layout_document(layout, {key: self.parameters[key] for key in ("layout", "wanted")}))
         written = mig_host.write(self.places.layout, document, check)
@@ -266,18 +269,21 @@ class Run:
             }
         try:
             outcome = mig_apply.apply(mig_host.run, items, models, time.sleep, lambda instance: end_clients(self.engine, instance))
-        except mig_apply.Stopped:
+            after = self.look() if needed else gpus
+            # A driver may list its profiles only now that MIG is on.
+            models = mig_smi.models(mig_host.run, after) if needed else models
+            rest = {uuid: places for uuid, places in layout.items() if uuid not in outcome.reboot}
+            left = [item for item in mig_apply.work(after, rest, models) if item.needed]
+            if left:
+                raise mig_smi.SmiError(
+                    "the driver took every command, and this is still to be done: "
+                    + "; ".join(mig_apply.difference(left, models).splitlines())
+                )
+        except (mig_apply.Stopped, mig_apply.Refusal, mig_smi.SmiError, EngineError):
             # What Docker is told has to be there, also now.
             with contextlib.suppress(mig_smi.SmiError):
                 mig_host.publish(mig_smi.read(mig_host.run), self.places, self.parameters["whole_gpus"])
             raise
-        after = self.look() if needed else gpus
-        rest = {uuid: places for uuid, places in layout.items() if uuid not in outcome.reboot}
-        left = [item for item in mig_apply.work(after, rest, models) if item.needed]
-        if left:
-            raise mig_smi.SmiError(
-                "the driver took every command, and this is still to be done: " + "; ".join(mig_apply.difference(left, models).splitlines())
-            )
         published = mig_host.publish(after, self.places, self.parameters["whole_gpus"])
         refreshed = False
         if self.parameters["refresh_cdi"] and mig_host.cdi_stale(after, self.places):
@@ -303,6 +309,7 @@ def main() -> None:
             "pinned": {"type": "list", "elements": "str", "default": []},
             "force_busy": {"type": "list", "elements": "str", "default": []},
             "whole_gpus": {"type": "bool", "default": True},
+            "without_sessions": {"type": "bool", "default": False},
             "layout_file": {"type": "str", "default": ""},
             "docker_fragment": {"type": "str", "default": ""},
             "refresh_cdi": {"type": "bool", "default": True},

@@ -26,6 +26,7 @@ import mig_brute  # noqa: E402
 import mig_mip  # noqa: E402
 from ansible_collections.metalhub.platform.plugins.module_utils import mig_geometry as geometry  # noqa: E402
 from ansible_collections.metalhub.platform.plugins.module_utils import mig_plan as planner  # noqa: E402
+from ansible_collections.metalhub.platform.plugins.module_utils.mig_fleet import Gpu, Instance, Request, gpus_from, requests_from  # noqa: E402
 from ansible_collections.metalhub.platform.plugins.module_utils.mig_search import shape_of  # noqa: E402
 
 H100 = geometry.model("H100-80GB")
@@ -47,8 +48,8 @@ def cold(call: Callable[[], object]) -> float:
     return milliseconds(call, 1)
 
 
-def empty(count: int) -> list[planner.Gpu]:
-    return [planner.Gpu(f"GPU-{number}", number, H100, True) for number in range(count)]
+def empty(count: int) -> list[Gpu]:
+    return [Gpu(f"GPU-{number}", number, H100, True) for number in range(count)]
 
 
 def mixture(dice: random.Random, total: int, room: int, gpus: int) -> Wanted:
@@ -61,9 +62,9 @@ def mixture(dice: random.Random, total: int, room: int, gpus: int) -> Wanted:
             return wanted
 
 
-def different(dice: random.Random, count: int) -> list[planner.Gpu]:
+def different(dice: random.Random, count: int) -> list[Gpu]:
     """GPUs of which no two have the same on them; a third of the instances is busy."""
-    gpus: list[planner.Gpu] = []
+    gpus: list[Gpu] = []
     seen = set()
     layouts = sorted(mig_brute.layouts(H100), key=sorted)
     while len(gpus) < count:
@@ -72,8 +73,8 @@ def different(dice: random.Random, count: int) -> list[planner.Gpu]:
             continue
         seen.add(layout)
         number = len(gpus)
-        instances = tuple(planner.Instance(name, start, f"MIG-{number}-{start}", dice.random() < 1 / 3) for start, name in sorted(layout))
-        gpus.append(planner.Gpu(f"GPU-{number}", number, H100, True, instances))
+        instances = tuple(Instance(name, start, f"MIG-{number}-{start}", dice.random() < 1 / 3) for start, name in sorted(layout))
+        gpus.append(Gpu(f"GPU-{number}", number, H100, True, instances))
     return gpus
 
 
@@ -86,7 +87,7 @@ def after(plan: planner.Plan) -> list[dict[str, object]]:
     return gpus
 
 
-def naive(gpus: Sequence[planner.Gpu], requests: Sequence[planner.Request]) -> tuple[int, ...]:
+def naive(gpus: Sequence[Gpu], requests: Sequence[Request]) -> tuple[int, ...]:
     """The best objective of a fleet that can have all that is wanted, by looking at everything that is not already worse."""
     names = [request.profile for request in requests]
     need = tuple(request.count for request in requests)
@@ -124,7 +125,7 @@ def main() -> None:
     wanted: Wanted = {}
     for _ in range(options.cases):
         wanted = mixture(dice, 200, 64 * 8, 64)
-        requests = planner.requests_from(wanted)
+        requests = requests_from(wanted)
         first.append(cold(lambda requests=requests: planner.plan(fleet, requests)))
         further.append(milliseconds(lambda requests=requests: planner.plan(fleet, requests)))
         plan = planner.plan(fleet, requests)
@@ -142,11 +143,11 @@ def main() -> None:
     print(f"  HiGHS needs {statistics.median(ratios):.1f} times as long as warm (median; {min(ratios):.1f} to {max(ratios):.1f})")
 
     wanted = {"1g.10gb": 90, "2g.20gb": 50, "3g.40gb": 40, "4g.40gb": 20}
-    plan = planner.plan(fleet, planner.requests_from(wanted))
+    plan = planner.plan(fleet, requests_from(wanted))
     data = after(plan)
 
     def unchanged() -> None:
-        assert not planner.plan(planner.gpus_from(data), planner.requests_from(wanted)).actions()
+        assert not planner.plan(gpus_from(data), requests_from(wanted)).actions()
 
     print(f"the same fleet planned again, from plain data: cold {cold(unchanged):.1f} ms, warm {milliseconds(unchanged, 20):.1f} ms")
 
@@ -154,7 +155,7 @@ def main() -> None:
     for _ in range(max(1, options.cases // 4)):
         mixed = different(dice, 64)
         there = Counter(each.profile for gpu in mixed for each in gpu.instances)
-        requests = [planner.Request(name, there[name] + dice.randint(0, 8)) for name in dice.sample(list(SLOTS), 4)]
+        requests = [Request(name, there[name] + dice.randint(0, 8)) for name in dice.sample(list(SLOTS), 4)]
         first.append(cold(lambda mixed=mixed, requests=requests: planner.plan(mixed, requests)))
         further.append(milliseconds(lambda mixed=mixed, requests=requests: planner.plan(mixed, requests), 3))
         plan = planner.plan(mixed, requests)
@@ -167,7 +168,7 @@ def main() -> None:
         print(f"  {name:6} median {statistics.median(times):7.1f} ms   slowest {max(times):7.1f} ms")
 
     wanted = {"3g.40gb": 2, "2g.20gb": 3, "1g.10gb": 6}
-    small, requests = empty(3), planner.requests_from(wanted)
+    small, requests = empty(3), requests_from(wanted)
     begin = time.perf_counter()
     found = naive(small, requests)
     slow = (time.perf_counter() - begin) * 1000

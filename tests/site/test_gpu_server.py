@@ -74,6 +74,8 @@ def server(cluster: Cluster, tmp_path: Path) -> Iterator[str]:
     yield node
     run = play("site.yml")
     assert run.status == 0, run.tail()
+    left = cluster.ssh(node, "ls /etc/metalhub/docker.d; grep -l -e MIG_ -e nvidia /etc/docker/daemon.json || true")
+    assert "mig.json" not in left and "nvidia" not in left and "daemon.json" not in left, "a node that has left the pool offers no GPU"
 
 
 def told(hub: Hub, user: str, profile: str) -> dict[str, str]:

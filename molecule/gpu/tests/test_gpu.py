@@ -29,7 +29,7 @@ def test_swarm_offers_what_is_there(control: Host) -> None:
     offered = [item["NamedResourceSpec"] for item in node["Description"]["Resources"]["GenericResources"]]
     assert {item["Value"] for item in offered} == devices(control)
     kinds = [item["Kind"] for item in offered]
-    assert {kind: kinds.count(kind) for kind in kinds} == {"MIG_1G_10GB": 4, "MIG_3G_40GB": 1, "MIG_3G_20GB": 1, "MIG_2G_10GB": 1}
+    assert {kind: kinds.count(kind) for kind in kinds} == {"MIG_1G_10GB": 4, "MIG_3G_40GB": 1, "MIG_7G_40GB": 1}
     fragment = json.loads(run(control, "cat /etc/metalhub/docker.d/mig.json"))
     daemon = json.loads(run(control, "cat /etc/docker/daemon.json"))
     assert fragment["node-generic-resources"] == daemon["node-generic-resources"]
@@ -61,7 +61,7 @@ def test_a_boot_without_a_driver_offers_nothing_and_docker_runs(control: Host) -
         assert "couldn't communicate with the NVIDIA driver" in run(control, "journalctl -u metalhub-mig.service -n 20 -o cat")
     finally:
         run(control, "gpu-simulator load; systemctl start metalhub-mig.service && systemctl restart docker.service")
-    assert len(json.loads(run(control, "cat /etc/docker/daemon.json"))["node-generic-resources"]) == len(devices(control)) == 7
+    assert len(json.loads(run(control, "cat /etc/docker/daemon.json"))["node-generic-resources"]) == len(devices(control)) == 6
 
 
 @pytest.mark.parametrize(("setting", "opens"), [("", False), ("DevicePolicy=auto\nDeviceAllow=", True)], ids=["as it is", "without its policy"])

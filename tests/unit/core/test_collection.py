@@ -122,3 +122,40 @@ def test_inventory_loads_the_defaults_first(site: Path) -> None:
     assert link.is_symlink()
     assert link.resolve() == ROOT / "group_vars/all"
     assert sorted(p.name for p in link.parent.iterdir())[0] == link.name
+
+
+def on_hosts() -> set[Path]:
+    """The Python that hosts run, which may be 3.9 (RHEL 9): modules, programs of roles, and what of the core they import."""
+    found: set[Path] = set()
+    programs = [path for path in FILES if "/files/" in relative(path) and path.read_bytes().startswith(b"#!/usr/bin/python3")]
+    left = [*ROOT.glob("plugins/modules/*.py"), *programs]
+    while left:
+        path = left.pop()
+        if path in found:
+            continue
+        found.add(path)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                package = (node.module or "").split(".")[-1]
+                names = [package] if package not in ("", "module_utils", "metalhub_mig") else [each.name for each in node.names]
+                core = (ROOT / "plugins/module_utils" / f"{name}.py" for name in names)
+                left += [each for each in core if each.exists()]
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(on_hosts()), ids=relative)
+def test_what_runs_on_hosts_runs_with_their_python(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 9))
+    annotations = {
+        id(node)
+        for holder in ast.walk(tree)
+        for annotation in (getattr(holder, "annotation", None), getattr(holder, "returns", None))
+        if annotation is not None
+        for node in ast.walk(annotation)
+    }
+    for node in ast.walk(tree):
+        # Unions of types that are computed, and not only annotated, came with 3.10; so did these arguments.
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr) and id(node) not in annotations:
+            assert not any(isinstance(side, ast.Constant) and side.value is None for side in (node.left, node.right)), ast.unparse(node)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("zip", "dataclass", "dataclasses.dataclass"):
+            assert not {"strict", "slots", "kw_only"} & {keyword.arg for keyword in node.keywords}, ast.unparse(node)

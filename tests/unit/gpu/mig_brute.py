@@ -9,8 +9,8 @@ import functools
 import itertools
 from collections.abc import Sequence
 
+from ansible_collections.metalhub.platform.plugins.module_utils.mig_fleet import Gpu, Request
 from ansible_collections.metalhub.platform.plugins.module_utils.mig_geometry import Model
-from ansible_collections.metalhub.platform.plugins.module_utils.mig_plan import Gpu, Request
 
 Layout = frozenset[tuple[int, str]]
 

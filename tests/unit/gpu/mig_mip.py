@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import highspy
 import mig_brute
 import numpy as np
-from ansible_collections.metalhub.platform.plugins.module_utils.mig_plan import Gpu, Request
+from ansible_collections.metalhub.platform.plugins.module_utils.mig_fleet import Gpu, Request
 
 LEVELS = 6  # mode changes, destroyed, partitioned, wasted compute, wasted memory, fragmentation
 

@@ -12,6 +12,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
 from ansible_collections.metalhub.platform.plugins.module_utils.docker_config import merge_fragments
 from gpu_simulator import simulator
 from gpu_simulator.host import Host
@@ -191,6 +193,25 @@ def test_devices_that_changed_by_hand_are_seen(machine: Machine, capsys: pytest.
     assert machine.check(capsys) == "ok"
     os.unlink(machine.places["docker"])
     assert machine.check(capsys) == "fragment"
+
+
+@pytest.mark.parametrize(
+    ("state", "asked", "changed", "due"),
+    [
+        ("ok", {"layout": {"0": []}, "wanted": None}, False, False),
+        ("ok", {"layout": {"0": []}, "wanted": None}, True, True),
+        ("ok", {"layout": None, "wanted": {"1g.10gb": 1}}, False, True),
+        ("cdi", {"layout": {"0": []}, "wanted": None}, False, True),
+        ("none", None, True, True),
+    ],
+)
+def test_what_the_role_makes_of_it(state: str, asked: Any, changed: bool, due: bool) -> None:
+    """An index of a GPU is text in what is kept, and a changed setting is due in the run that brings it."""
+    loader = DataLoader()
+    variables = loader.load_from_file(str(ROOT / "roles/mig/vars/main.yml"), trusted_as_template=True)
+    facts = {"state": state, "asked": json.dumps(asked)}
+    variables |= {"mig_layout": {0: []}, "mig_wanted": {}, "__mig_probe": {"facts": facts}, "__mig_tree": {"changed": changed}}
+    assert Templar(loader=loader, variables=variables).template(variables["__mig_due"]) is due
 
 
 def test_the_program_as_it_is_installed() -> None:

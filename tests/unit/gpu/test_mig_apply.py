@@ -142,6 +142,7 @@ def test_what_is_refused_changes_nothing(tmp_path: Path, layout: dict[int, str],
     [
         ({"0": [{"profile": "1g.10gb"}]}, r"layout\[0\] has \{'profile': '1g.10gb'\}; legal is a profile and its first memory slot"),
         ({"0": [{"profile": "1g.10gb", "start": True}]}, "legal is a profile and its first"),
+        ({"0": [{"profile": "1g.10gb", "start": "²"}]}, "legal is a profile and its first"),
         ({"0": "1g.10gb"}, r"layout\[0\] is '1g.10gb'; legal is a list"),
         ({"0": True}, r"layout\[0\] is True"),
         ({"0": [], "00000000:17:00.0": []}, "GPU 0 is named twice, the second time as '00000000:17:00.0'"),
@@ -169,10 +170,11 @@ def test_a_busy_instance_goes_when_it_is_named(tmp_path: Path) -> None:
         bring(host, {0: "1g.20gb@4 1g.10gb@6"}, forced=("MIG-x",))
     ended = []
 
-    def end(instance: mig_smi.Instance) -> None:
+    def end(instance: mig_smi.Instance) -> str:
         ended.extend(instance.pids)
         for pid in instance.pids:
             simulator.release(host.path, pid)
+        return ""
 
     outcome = bring(host, {0: "1g.20gb@4 1g.10gb@6"}, forced=(uuid,), end_clients=end)
     assert ended == [4711] and host.layout(0) == "1g.20gb@4 1g.10gb@6"

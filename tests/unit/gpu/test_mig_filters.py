@@ -84,6 +84,8 @@ def test_an_entry_names_gpus_by_number_and_by_device_id():
         (document(entry(mig_devices={"1g.10gb": -1})), "-1 of 1g.10gb is not a count"),
         (document(entry(mig_devices={"1c.3g.40gb": 2})), "divides an instance into compute instances"),
         (document(entry(mig_devices={"1g.10gb": 8})), "8 of 1g.10gb are more than the 7 that H100-80GB can have"),
+        (document(entry(mig_devices={"3g.40gb": 2, "3g.39gb": 1})), "3 of 3g.40gb are more than the 2 that H100-80GB can have"),
+        (document(entry(mig_devices={"7g.80gb": 1, "1g.10gb": 1})), "GPU 0: {'7g.80gb': 1, '1g.10gb': 1} do not fit on one H100-80GB together"),
         (document(entry(mig_devices={"1g.5gb": 1})), "'1g.5gb' is not a profile of H100-80GB"),
         (document(entry(device_filter="H100")), "'H100' is not a device id"),
         (document(entry(device_filter=5)), "5 is neither a device id"),
@@ -124,6 +126,14 @@ def test_a_whole_gpu_is_a_resource_until_mig_is_switched_on():
         "swarm_resource": "DOCKER_RESOURCE_GPU",
     }
     assert FILTER["swarm_gpu_resources"]([]) == {"node_generic_resources": [], "swarm_resource": ""}
+
+
+def test_a_driver_that_rounds_otherwise_is_planned_and_offered_by_the_tables_names():
+    profiles = [{"name": "3g.39gb", "id": 9, "max": 2, "starts": [0, 4], "size": 4}, {"name": "7g.79gb", "id": 0, "max": 1, "starts": [0], "size": 8}]
+    gpu = {**GPU, "profiles": profiles, "instances": [{"profile": "3g.39gb", "start": 0, "uuid": "MIG-0"}]}
+    plan = FILTER["mig_plan"]([gpu], {"3g.40gb": 2})
+    assert [(step["profile"], step["start"]) for step in plan["actions"]] == [("3g.39gb", 4)]
+    assert FILTER["swarm_gpu_resources"]([gpu])["node_generic_resources"] == ["MIG_3G_40GB=MIG-0"]
 
 
 def test_a_uuid_cannot_write_another_resource():

@@ -75,5 +75,9 @@ def test_cdi(
     assert mig_host.cdi_stale(gpus[:1], places), "other devices"
 
 
+def test_a_command_may_print_any_bytes() -> None:
+    assert mig_host.run(["printf", r"a\377b"]) == (0, "a\N{REPLACEMENT CHARACTER}b")
+
+
 def test_a_command_that_is_not_there_has_a_status() -> None:
     assert mig_host.run(["/nowhere/nvidia-smi"]) == (127, "/nowhere/nvidia-smi: not found")

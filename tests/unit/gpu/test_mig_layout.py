@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.server
 import json
 import os
@@ -9,13 +10,15 @@ import signal
 import socketserver
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.metalhub.platform.plugins.module_utils import mig_fleet, mig_smi
+from ansible_collections.metalhub.platform.plugins.module_utils import mig_apply, mig_fleet, mig_host, mig_smi
+from ansible_collections.metalhub.platform.plugins.module_utils.mig_apply import Refusal
+from ansible_collections.metalhub.platform.plugins.module_utils.mig_geometry import Placement
 from ansible_collections.metalhub.platform.plugins.modules import mig_info, mig_layout
 from gpu_simulator import simulator
 from gpu_simulator.host import Host
@@ -139,6 +142,48 @@ def test_counts_in_the_tables_names_where_the_driver_rounds_otherwise(tmp_path: 
     assert [place.profile for place in layout[host.uuid(0)]] == ["3g.39gb"]
 
 
+def test_an_explicit_layout_is_kept_in_the_drivers_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In which the agent compares it: in others it would find something to do in every run."""
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.write_text(f'#!/bin/sh\nsaid=$({PROGRAMS}/nvidia-smi "$@"); status=$?; echo "$said" | sed s/3g.40gb/3g.39gb/; exit $status\n', encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setitem(globals(), "PROGRAMS", str(program.parent))
+    machine = Machine(tmp_path, "H100-80GB")
+    layout = {"0": places("3g.40gb@4")}
+    done = machine.apply(layout=layout)
+    assert done["layout"] == {machine.uuid(0): places("3g.39gb@4")} and done["resources"][0].startswith("MIG_3G_40GB=")
+    kept, asked = mig_host.read_layout(machine.files["layout_file"])
+    assert asked["layout"] == layout
+
+    def run(argv: Sequence[str]) -> tuple[int, str]:
+        status, text = machine.run(argv)
+        return status, text.replace("3g.40gb", "3g.39gb")
+
+    assert mig_apply.settled(mig_smi.read(run), kept)
+    assert not machine.apply(layout=layout)["changed"]
+
+
+def test_an_instance_with_several_devices_is_named_by_any(tmp_path: Path) -> None:
+    host = Host(tmp_path, "H100-80GB", "L4-24GB")
+    host.fill(0, "3g.40gb@4")
+    gpus = mig_smi.read(host.run)
+    models = mig_smi.models(host.run, gpus)
+    (instance,) = gpus[0].instances
+    split = dataclasses.replace(instance, uuids=("MIG-a", "MIG-b"), pids=(4711,))
+    gpus = (dataclasses.replace(gpus[0], instances=(split,)), gpus[1])
+    asked = {"wanted": {"7g.80gb": 1}, "pinned": [], "force_busy": ["MIG-b"]}
+    layout, _ = mig_layout.target(asked, gpus, models)
+    assert layout == {gpus[0].uuid: (Placement(0, "7g.80gb"),)}
+    # A GPU without MIG has nothing that a plan could take.
+    idle = (dataclasses.replace(gpus[0], instances=(dataclasses.replace(split, pids=()),)), gpus[1])
+    for pins in (["MIG-b"], [gpus[1].uuid, "MIG-a"]):
+        with pytest.raises(Refusal, match=r"it is 3g.40gb@4 \(MIG-a, pinned\)"):
+            mig_layout.target({**asked, "pinned": pins, "force_busy": []}, idle, models)
+    with pytest.raises(Refusal, match="pinned: 'MIG-c' is neither a GPU here nor an instance on one"):
+        mig_layout.target({**asked, "pinned": ["MIG-c"]}, gpus, models)
+
+
 def test_what_is_read_is_what_the_planner_takes(machine: Machine) -> None:
     machine.fill(1, "1g.10gb+me@0!")
     fleet = mig_fleet.gpus_from(machine.module(mig_info.main)["fleet"])
@@ -228,7 +273,8 @@ class Engine(socketserver.UnixStreamServer):
 
             def do_POST(self) -> None:
                 engine.stopped.append(self.path)
-                self.answer(204)
+                status = 500 if "stuck" in self.path else 404 if "left" in self.path else 204
+                self.answer(status, {"message": "tried to kill container"} if status != 204 else None)
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -271,6 +317,50 @@ def test_a_container_holds_what_swarm_gave_it(machine: Machine, engine: Callable
     done = machine.apply(layout=LAYOUT, force_busy=[uuid])
     assert docker.stopped == ["/containers/mh-ada/stop?t=10"]
     assert done["actions"][0] == "ended container mh-ada on 7g.80gb@0 of GPU 0"
+
+
+def test_a_client_that_does_not_end_stops_the_rest(machine: Machine, engine: Callable[..., Engine]) -> None:
+    """After what was done before; and one that has left by itself is no problem."""
+    machine.fill(1, "1g.10gb@0 1g.10gb@6")
+    uuids = [each["compute"][0]["uuid"] for each in machine.gpus[1]["instances"]]
+    engine(session("mh-left", uuids[0]), session("mh-stuck", uuids[1]))
+    said = machine.apply(layout={"1": []}, force_busy=uuids)
+    assert "ending container mh-stuck on 1g.10gb@6 of GPU 1 failed: the Docker engine refused POST /containers/mh-stuck/stop" in said["msg"]
+    assert said["done"] == ["ended container mh-left on 1g.10gb@0 of GPU 1", "destroyed 1g.10gb@0 on GPU 1"]
+    assert uuids[0] not in str(machine.kept("docker_fragment")) and uuids[1] in str(machine.kept("docker_fragment"))
+
+
+def test_what_docker_is_told_is_there_also_when_the_driver_did_not_do_it(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All commands succeed, and one of them did nothing."""
+    run = mig_host.run
+    monkeypatch.setattr(mig_host, "run", lambda argv: (0, "") if "9:4" in argv else run(argv))
+    said = machine.apply(layout=LAYOUT)
+    assert said["failed"] and "the driver took every command, and this is still to be done: GPU 0: 4×1g.10gb@0-3 → 3g.40gb@4" in said["msg"]
+    assert [item.split("=")[0] for item in machine.kept("docker_fragment")["node-generic-resources"]] == ["MIG_1G_10GB"] * 4 + ["GPU"] * 2
+
+
+def test_a_plan_for_when_the_sessions_have_ended(machine: Machine, engine: Callable[..., Engine]) -> None:
+    """What a drain brings about must not stand in the way of it; whoever is no session does, and to apply it is to ask again."""
+    uuid = machine.gpus[0]["instances"][0]["compute"][0]["uuid"]
+    engine(session("mh-ada", uuid))
+    machine.hold(0, 0, os.getpid())
+    assert "in use by container mh-ada" in machine.apply(check=True, layout=LAYOUT)["msg"]
+    for given in ({"layout": LAYOUT}, {"wanted": {"3g.40gb": 2, "1g.10gb": 8}}):
+        said = machine.apply(check=True, without_sessions=True, **given)
+        assert said["destroyed"] == ["7g.80gb@0 on GPU 0"] and said["sessions"] == ["mh-ada"] and said["engine_restart"]
+        assert "[7g.80gb*" in said["drawing"]
+    assert "in use by container mh-ada" in machine.apply(without_sessions=True, layout=LAYOUT)["msg"]
+    assert machine.writes() == []
+
+
+def test_only_what_sessions_alone_have_is_free_without_them(machine: Machine) -> None:
+    machine.hold(0, 0, 4711)
+    gpus = mig_smi.read(machine.run)
+    (instance,) = gpus[0].instances
+    for names, left in ((["mh-ada"], ()), (["mh-ada", "exporter"], (4711,))):
+        held = mig_smi.with_containers(gpus, {name: frozenset(instance.uuids) for name in names})
+        assert mig_smi.without_containers(held, ["mh-ada"])[0].instances[0].pids == left
+    assert mig_smi.without_containers(gpus, ["mh-ada"]) == gpus
 
 
 def test_an_engine_that_does_not_know_is_no_proof(machine: Machine, engine: Callable[..., Engine]) -> None:

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 from ansible_collections.metalhub.platform.plugins.module_utils import mig_geometry as geometry
 from ansible_collections.metalhub.platform.plugins.module_utils import mig_plan as planner
-from ansible_collections.metalhub.platform.plugins.module_utils.mig_plan import Request
+from ansible_collections.metalhub.platform.plugins.module_utils.mig_fleet import Gpu, Instance, Request
 
 pytest.importorskip("highspy")
 
@@ -23,13 +23,13 @@ PLAIN = dataclasses.replace(
 )
 
 
-def fleet(dice: random.Random, size: int) -> list[planner.Gpu]:
+def fleet(dice: random.Random, size: int) -> list[Gpu]:
     gpus = []
     for number in range(size):
         model = dice.choice([A30, PLAIN])
         layout = dice.choice(sorted(mig_brute.layouts(model), key=sorted)) if dice.random() < 0.5 else ()
-        instances = tuple(planner.Instance(name, start, f"MIG-{number}-{start}", dice.random() < 0.4) for start, name in sorted(layout))
-        gpus.append(planner.Gpu(f"GPU-{number}", number, model, bool(instances) or dice.random() < 0.7, instances))
+        instances = tuple(Instance(name, start, f"MIG-{number}-{start}", dice.random() < 0.4) for start, name in sorted(layout))
+        gpus.append(Gpu(f"GPU-{number}", number, model, bool(instances) or dice.random() < 0.7, instances))
     return gpus
 
 
@@ -57,7 +57,7 @@ def test_a_fleet_against_highs(seed):
     ],
 )
 def test_mixtures_that_were_hard(counts):
-    gpus = [planner.Gpu(f"GPU-{number}", number, H100, True) for number in range(64)]
+    gpus = [Gpu(f"GPU-{number}", number, H100, True) for number in range(64)]
     requests = [Request(name, count) for name, count in counts.items()]
     found = planner.plan(gpus, requests)
     best, short = mig_mip.best(gpus, requests)

@@ -8,10 +8,11 @@ import random
 
 import mig_brute
 import pytest
+from ansible_collections.metalhub.platform.plugins.module_utils import mig_fleet as fleet
 from ansible_collections.metalhub.platform.plugins.module_utils import mig_geometry as geometry
 from ansible_collections.metalhub.platform.plugins.module_utils import mig_plan as planner
+from ansible_collections.metalhub.platform.plugins.module_utils.mig_fleet import Gpu, Instance, Request
 from ansible_collections.metalhub.platform.plugins.module_utils.mig_geometry import Model, Placement
-from ansible_collections.metalhub.platform.plugins.module_utils.mig_plan import Gpu, Instance, Request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,7 +36,7 @@ def gpu(number: int, model: Model = H100, layout: str = "", *, enabled: bool = T
 
 
 def plan(gpus, wanted, pinned=(), **more):
-    return planner.plan(gpus, planner.requests_from(wanted), pinned, **more)
+    return planner.plan(gpus, fleet.requests_from(wanted), pinned, **more)
 
 
 def ends(found: planner.Plan) -> list[str]:
@@ -44,12 +45,12 @@ def ends(found: planner.Plan) -> list[str]:
 
 def after(found: planner.Plan) -> list[Gpu]:
     """The GPUs once the plan was carried out."""
-    fleet = []
+    gpus = []
     for change in found.changes:
         new = [Instance(place.profile, place.start, f"new-{change.gpu.uuid}-{place}") for place in change.create]
         instances = sorted([*change.keep, *new], key=lambda each: each.start)
-        fleet.append(dataclasses.replace(change.gpu, mig_enabled=change.mig_enabled, instances=tuple(instances)))
-    return fleet
+        gpus.append(dataclasses.replace(change.gpu, mig_enabled=change.mig_enabled, instances=tuple(instances)))
+    return gpus
 
 
 def random_gpu(dice: random.Random, number: int, model: Model) -> Gpu:
@@ -234,7 +235,7 @@ def test_what_is_missing_is_said_with_the_reason_and_the_nearest_layout():
     ("gpus", "pins", "words"),
     [
         ([], [], "there is no GPU"),
-        ([gpu(0)], [], "each GPU that can have it is full with what is wanted or stays; on GPU GPU-0"),
+        ([gpu(0)], [], "each GPU that can have it has as many as fit: 1 on one H100-80GB"),
         ([gpu(0)], ["GPU-0"], "GPU GPU-0 would have to change, and it is pinned"),
         ([gpu(0, enabled=False, busy=True)], [], "GPU GPU-0 would have to change, and it is busy with its MIG mode off"),
         ([gpu(0, layout="1g.10gb@0")], ["MIG-0-0"], "it is 1g.10gb@0 (MIG-0-0, pinned)"),
@@ -244,6 +245,24 @@ def test_reasons(gpus, pins, words):
     found = plan(gpus, {"7g.80gb": 2}, pins)
     sound(found, pins)
     assert words in found.reasons[0].reason
+
+
+def test_the_nearest_layout_has_one_more():
+    """In every fleet: of what is missing, on the GPU that is named, by what its model allows."""
+    for name, models in FLEETS.items():
+        for seed in range(12):
+            gpus, requests, pins = random_case(seed, models)
+            found = planner.plan(gpus, requests, pins)
+            ends = {change.gpu.uuid: change for change in found.changes}
+            for reason in found.reasons:
+                profile = next(request.profile for request in requests if request.key == reason.request)
+                if reason.uuid is None:
+                    assert "as many as fit" in reason.reason or not gpus, name
+                    continue
+                change = ends[reason.uuid]
+                assert geometry.why_illegal(change.gpu.model, reason.layout) is None
+                more, there = ([place.profile for place in layout].count(profile) for layout in (reason.layout, change.layout))
+                assert more == there + 1, (name, seed, reason)
 
 
 def test_the_fewest_are_missing_and_then_of_what_is_named_first():
@@ -257,10 +276,10 @@ def test_the_drivers_own_list_wins_over_the_table():
         {"name": "MIG 1g.11gb", "id": 19, "max": 7, "starts": list(range(7)), "size": 1},
         {"name": "7g.81gb", "id": 0, "max": 1, "starts": [0], "size": 8},
     ]
-    fleet = planner.gpus_from([{"uuid": "GPU-0", "device_id": "0x2330", "mig_enabled": True, "profiles": profiles}])
-    assert fleet[0].model.name == "H100-80GB"
-    assert len(plan(fleet, {"1g.11gb": 7}).changes[0].create) == 7
-    unknown = planner.gpus_from([{"uuid": "GPU-0", "device_id": "0x9999", "mig_enabled": True, "profiles": profiles}])
+    given = fleet.gpus_from([{"uuid": "GPU-0", "device_id": "0x2330", "mig_enabled": True, "profiles": profiles}])
+    assert given[0].model.name == "H100-80GB"
+    assert len(plan(given, {"1g.11gb": 7}).changes[0].create) == 7
+    unknown = fleet.gpus_from([{"uuid": "GPU-0", "device_id": "0x9999", "mig_enabled": True, "profiles": profiles}])
     assert plan(unknown, {"0x9999:1g.11gb": 1}).satisfied
 
 
@@ -274,6 +293,25 @@ def test_a_plan_in_no_time_is_legal_and_says_what_it_does_not_know():
         sound(found)
         assert found.bound <= best.objective <= found.objective
         assert found.optimal == (found.objective == found.bound)
+
+
+@pytest.mark.parametrize("name", FLEETS)
+def test_a_plan_that_is_cut_short_claims_no_more_than_is_proven(name):
+    """Also where much exists, some of it has to go or some is missing: at whatever moment the time is up."""
+    for seed in [*range(8), 67, 155]:
+        gpus, requests, pins = random_case(seed, FLEETS[name])
+
+        def worth(found, requests=requests):
+            return found.objective[0], [found.missing.get(request.key, 0) for request in requests], found.objective[1:]
+
+        best = planner.plan(gpus, requests, pins)
+        for ticks in (0, 1, 2, 3, 5, 8, 13, 21):
+            clock = itertools.chain([0.0] * (ticks + 1), itertools.repeat(2.0))
+            found = planner.plan(gpus, requests, pins, time_limit=1, clock=lambda clock=clock: next(clock))
+            sound(found, pins)
+            assert found.bound <= best.objective
+            assert worth(best) <= worth(found)
+            assert found.optimal == (found.objective == found.bound)
 
 
 def test_many_gpus_of_one_kind():
@@ -321,7 +359,7 @@ GOOD = {"uuid": "GPU-0", "index": 0, "device_id": "0x2330", "mig_enabled": True}
 )
 def test_a_bad_gpu(change, words):
     with pytest.raises(ValueError) as error:
-        planner.gpus_from([{**GOOD, **change}])
+        fleet.gpus_from([{**GOOD, **change}])
     assert words in str(error.value)
 
 
@@ -353,93 +391,29 @@ def test_bad_pins_and_limits():
     with pytest.raises(ValueError, match="pinned: 'MIG-9' is neither a GPU here nor an instance on one"):
         plan([gpu(0)], {}, ["MIG-9"])
     with pytest.raises(ValueError, match=r"pinned\[1\]: None is not the UUID"):
-        planner.pins_from(["GPU-0", None])
+        fleet.pins_from(["GPU-0", None])
     with pytest.raises(ValueError, match="gpus: 'GPU-0' is not a list"):
-        planner.gpus_from("GPU-0")
-    with pytest.raises(ValueError, match="time_limit: 0 is not a number of seconds above 0"):
-        plan([gpu(0)], {}, time_limit=0, clock=lambda: 0.0)
+        fleet.gpus_from("GPU-0")
+    for limit in (0, -1, float("nan"), True, "5"):
+        with pytest.raises(ValueError, match=f"time_limit: {limit!r} is not a number of seconds above 0"):
+            plan([gpu(0)], {}, time_limit=limit, clock=lambda: 0.0)
 
 
-# --- explicit layouts ---
-
-
-def explicit(fleet, layouts, **more):
-    parsed = {
-        uuid: None if text is None else [(w.partition("@")[0], int(w.partition("@")[2]) if "@" in w else None) for w in text.split()]
-        for uuid, text in layouts.items()
-    }
-    return planner.plan_layouts(fleet, parsed, **more)
-
-
-def test_an_explicit_layout_keeps_what_it_shares_with_what_is_there():
-    found = explicit([gpu(0, layout="7g.80gb@0"), gpu(1, layout="3g.40gb@4! 1g.10gb@0")], {"GPU-1": "3g.40gb@4 2g.20gb@0"})
-    assert ends(found) == ["7g.80gb@0", "2g.20gb@0 3g.40gb@4"]
-    assert [(each.uuid) for each in found.changes[1].destroy] == ["MIG-1-0"]
-    assert not found.changes[0].destroy
-
-
-def test_a_start_that_is_not_named_is_chosen_so_that_the_fewest_are_destroyed():
-    fleet = [gpu(0, layout="1g.10gb@2! 3g.40gb@4")]
-    found = explicit(fleet, {"GPU-0": "1g.10gb 1g.10gb 3g.40gb"})
-    assert not found.changes[0].destroy
-    assert len(found.changes[0].create) == 1
-    assert ends(explicit([gpu(0)], {"GPU-0": "3g.40gb 1g.10gb"}))[0].endswith("3g.40gb@4")
-
-
-def test_mig_is_switched_off_by_no_layout_at_all():
-    found = explicit([gpu(0, layout="1g.10gb@2")], {"GPU-0": None})
-    assert [step["action"] for step in found.actions()] == ["destroy", "mode"]
-    assert explicit([gpu(0, layout="1g.10gb@2")], {"GPU-0": ""}).actions()[-1]["action"] == "destroy"
-
-
-@pytest.mark.parametrize(
-    ("layouts", "more", "words"),
-    [
-        ({"GPU-7": ""}, {}, "layouts: 'GPU-7' is not a GPU here: GPU-0, GPU-1"),
-        ({"GPU-0": "1g.5gb@0"}, {}, "layouts: GPU GPU-0: '1g.5gb' is not a profile of H100-80GB"),
-        (
-            {"GPU-0": "3g.40gb@0 1g.10gb@3"},
-            {},
-            "layouts: GPU GPU-0 cannot have this layout: 1g.10gb@3 and 3g.40gb@0 overlap in memory slot 3",
-        ),
-        ({"GPU-0": "1g.10gb+me@0 1g.10gb+me@1"}, {}, "2 of 1g.10gb+me are more than the 1"),
-        ({"GPU-0": "3g.40gb 3g.40gb 3g.40gb"}, {}, "layouts: GPU GPU-0: 3 of 3g.40gb do not fit on H100-80GB together"),
-        ({"GPU-0": "4g.40gb@0"}, {}, "layouts: 3g.40gb@4 (MIG-0-4) on GPU GPU-0 is busy, and the layout leaves it out"),
-        ({"GPU-0": None}, {}, "is busy, and the layout leaves it out"),
-        (
-            {"GPU-0": "3g.40gb@4"},
-            {"pinned": ["MIG-0-0"]},
-            "layouts: 1g.10gb@0 (MIG-0-0) on GPU GPU-0 is pinned, and the layout leaves it out",
-        ),
-        ({"GPU-0": "3g.40gb@4"}, {"pinned": ["GPU-0"]}, "layouts: GPU GPU-0 is pinned, and its layout differs from what is there"),
-        ({"GPU-1": "7g.80gb@0"}, {}, "layouts: GPU GPU-1 is busy, so that its MIG mode cannot be switched"),
-        ({}, {"release": ["MIG-9"]}, "release: 'MIG-9' is not an instance here"),
-        ({}, {"release": ["MIG-0-4"], "pinned": ["MIG-0-4"]}, "release: MIG-0-4 is pinned; it cannot be both"),
-        ({}, {"pinned": ["GPU-9"]}, "pinned: 'GPU-9' is neither a GPU here nor an instance on one"),
-    ],
-)
-def test_a_bad_layout(layouts, more, words):
-    fleet = [gpu(0, layout="1g.10gb@0 3g.40gb@4!"), gpu(1, enabled=False, busy=True)]
-    with pytest.raises(ValueError) as error:
-        explicit(fleet, layouts, **more)
-    assert words in str(error.value)
-
-
-def test_a_busy_instance_goes_if_it_is_released_by_name():
-    found = explicit([gpu(0, layout="3g.40gb@4!")], {"GPU-0": "4g.40gb@0"}, release=["MIG-0-4"])
-    assert [each.uuid for each in found.changes[0].destroy] == ["MIG-0-4"]
+def test_what_may_be_left_out_may_be_null():
+    (given,) = fleet.gpus_from([{**GOOD, "instances": None, "profiles": None, "busy": None}])
+    assert (given.instances, given.busy) == ((), False)
 
 
 def test_what_is_wasted_and_fragmented():
     """By hand: after a 3g at 0 a slice is lost; seven 1g leave slot 7 to nothing."""
-    wrong = explicit([gpu(0)], {"GPU-0": "3g.40gb@0"}).as_dict()
+    wrong = plan([gpu(0, layout="3g.40gb@0")], {}).as_dict()
     assert wrong["waste"] == {"compute": 1, "memory": 0}
-    full = explicit([gpu(0)], {"GPU-0": " ".join(f"1g.10gb@{start}" for start in range(7))}).as_dict()
+    full = plan([gpu(0, layout=" ".join(f"1g.10gb@{start}" for start in range(7)))], {}).as_dict()
     assert full["waste"] == {"compute": 0, "memory": 1}
     # Slot 7 is free to none of the seven profiles.
     assert full["fragmentation"] == 7
     # Four free slots at 0: all of them for 1g, 1g.20gb, 2g, 3g and 4g; three lost to +me, four to 7g.
-    assert explicit([gpu(0)], {"GPU-0": "3g.40gb@4"}).as_dict()["fragmentation"] == 3 + 4
+    assert plan([gpu(0, layout="3g.40gb@4")], {}).as_dict()["fragmentation"] == 3 + 4
 
 
 def test_placements_are_sorted_and_said_in_words():

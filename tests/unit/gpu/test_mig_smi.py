@@ -116,6 +116,8 @@ def test_an_older_layout_of_the_tables() -> None:
         ({"q_x": "GPU 0"}, "printed no XML"),
         ({"q_x": XML.replace("<uuid>GPU-0d0831da-0c98-2717-6446-8acd91d39b65</uuid>", "")}, "no UUID"),
         ({"q_x": XML.replace("580.173.02", "460.32.03")}, "driver is 460.32.03; .* need 470 or newer"),
+        ({"q_x": XML.replace("580.173.02", "N/A")}, "no UUID, PCI device id or driver version"),
+        ({"q_x": XML.replace("<gpu_instance_id>11<", "<gpu_instance_id>N/A<")}, "has a MIG device whose gpu_instance_id is 'N/A'"),
         ({"q_x": XML, "mig_lgi": (4, "Insufficient Permissions")}, "mig -lgi failed: Insufficient Permissions"),
         ({"q_x": XML, "mig_lgi": "| GPU instances |"}, "no table of instances"),
         ({"q_x": XML, "mig_lgi": (6, "No GPU instances found: Not Found")}, r"GPU instances \[1, 11, 13\] on GPU 0"),
@@ -124,6 +126,14 @@ def test_an_older_layout_of_the_tables() -> None:
 def test_half_a_view_is_none(answers: dict, words: str) -> None:
     with pytest.raises(SmiError, match=words):
         mig_smi.read(transcript(**answers))
+
+
+@pytest.mark.parametrize("name", ["a&b <c>", "\x01\N{REPLACEMENT CHARACTER}", "two\nlines", "</process_name>", "<supported_clocks>"])
+def test_a_process_is_called_what_its_user_likes(name: str) -> None:
+    """And the clocks of some drivers are not XML at all."""
+    clocks = "<supported_clocks><supported_mem_clock><value>2619 MHz</value></supported_clocks>"
+    text = XML.replace("/tmp/loadgen", name).replace("<processes>", f"{clocks}<processes>")
+    assert mig_smi.read(transcript(q_x=text, mig_lgi=INSTANCES, L=LIST)) == mig_smi.read(transcript(q_x=XML, mig_lgi=INSTANCES, L=LIST))
 
 
 @pytest.mark.parametrize("swapped", [False, True])
@@ -180,6 +190,28 @@ def test_the_table_stands_in_where_the_driver_lists_nothing() -> None:
         mig_smi.models(silent, unknown)
 
 
+def test_a_gpu_with_mig_off_is_as_another_of_its_kind(tmp_path: Path) -> None:
+    """Where a driver lists the profiles of those with MIG on only, one profile would have two names on one host."""
+    path = str(tmp_path / "gpus.json")
+    simulator.make(path, ["H100-80GB", "H100-80GB", "A100-80GB"])
+
+    def run(argv: Sequence[str]) -> tuple[int, str]:
+        status, text = simulator.run(path, [*argv[1:], *(["-i", "1"] if {"-lgip", "-lgipp"} & set(argv) else [])])
+        return status, text.replace("7g.80gb", "7g.79gb")
+
+    run(["", "-i", "1", "-mig", "1"])
+    first, second, ampere = mig_smi.models(run, mig_smi.read(run)).values()
+    assert first == second and first.profile("7g.80gb").name == first.profile("7g.79gb").name == "7g.79gb"
+    assert ampere.profile("7g.79gb").name == "7g.80gb"
+
+
+def test_a_list_that_cannot_be_read_is_one_message(tmp_path: Path) -> None:
+    gpus = mig_smi.read(transcript(q_x=XML, mig_lgi=INSTANCES, L=LIST))
+    strange = transcript(mig_lgip="|   0  MIG seven           19     7/7        9.75       No     16     1     0   |\n", mig_lgipp="GPU  0 Profile ID 19 Placements: {0,1}:1\n")
+    with pytest.raises(SmiError, match="mig -lgip cannot be read: 'seven' is not a MIG profile"):
+        mig_smi.models(strange, gpus)
+
+
 def container(env: Sequence[str] = (), runtime: str = "runc", requests: Sequence[dict] | None = None) -> dict:
     return {"Config": {"Env": list(env)}, "HostConfig": {"Runtime": runtime, "DeviceRequests": requests}}
 
@@ -194,6 +226,13 @@ def container(env: Sequence[str] = (), runtime: str = "runc", requests: Sequence
         (container(["NVIDIA_VISIBLE_DEVICES=0:1,GPU-1"], "nvidia"), {"0:1", "GPU-1"}),
         (container(requests=[{"Driver": "nvidia", "Count": -1, "DeviceIDs": None}]), {"all"}),
         (container(requests=[{"Driver": "cdi", "Count": 0, "DeviceIDs": ["nvidia.com/gpu=MIG-3"]}]), {"MIG-3"}),
+        (container(requests=[{"Driver": "", "Count": 2, "DeviceIDs": None, "Capabilities": [["gpu"]]}]), {"0", "1"}),
+        (container(["NVIDIA_VISIBLE_DEVICES=nvidia.com/gpu=0:1,nvidia.com/gpu=all"], "nvidia-cdi"), {"0:1", "all"}),
+        (container(["NVIDIA_VISIBLE_DEVICES=nvidia.com/gpu=all"]), set()),
+        # By the platform's dispatcher it is the sandbox that decides.
+        (container(["NVIDIA_VISIBLE_DEVICES=all", "METALHUB_SANDBOX=nvidia"], "metalhub"), {"all"}),
+        (container(["NVIDIA_VISIBLE_DEVICES=all", "METALHUB_SANDBOX=gvisor"], "metalhub"), set()),
+        (container(["NVIDIA_VISIBLE_DEVICES=all"], "metalhub"), set()),
         ({}, set()),
     ],
 )
@@ -205,7 +244,7 @@ def test_who_has_what() -> None:
     gpus = mig_smi.read(transcript(q_x=XML, mig_lgi=INSTANCES, L=LIST))
     names = {"by-uuid": {"MIG-ee6996fb-86fb-5405-83f0-b20887da1bb3"}, "by-number": {"0:1"}, "gpu": {gpus[0].uuid}, "other": {"MIG-x"}}
     (gpu,) = mig_smi.with_containers(gpus, {name: frozenset(held) for name, held in names.items()})
-    assert [instance.containers for instance in gpu.instances] == [(), ("by-number",), ("by-uuid",)]
+    assert [instance.containers for instance in gpu.instances] == [("gpu",), ("by-number", "gpu"), ("by-uuid", "gpu")]
     assert gpu.containers == ("gpu",)
     (gpu,) = mig_smi.with_containers(gpus, {"greedy": frozenset({"all"})})
     assert all(instance.containers == ("greedy",) for instance in gpu.instances) and not gpu.containers

@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
 from ansible_collections.metalhub.platform.plugins.module_utils import nvidia_toolkit
 
 ROLE = Path(__file__).parents[3] / "roles/nvidia_container_toolkit"
@@ -50,6 +52,32 @@ def test_no_release(bad: str) -> None:
 def test_refusal(version: str, mode: str, driver: str, words: str | None) -> None:
     said = nvidia_toolkit.refusal(version, mode, driver)
     assert said is None if words is None else words in str(said)
+
+
+@pytest.mark.parametrize(
+    ("change", "untested"),
+    [
+        ({}, True),
+        ({"nvidia_container_toolkit_selftest": False}, False),
+        # No flavor asks for a GPU yet: nothing could be tried, however often.
+        ({"nvidia_container_toolkit_resources": []}, False),
+        ({"driver": ""}, False),
+        ({"tested": "{{ __nvidia_container_toolkit_tested }}"}, False),
+    ],
+)
+def test_what_is_still_to_be_tried(change: dict[str, object], untested: bool) -> None:
+    """It decides whether a run does anything, so it has to end."""
+    loader = DataLoader()
+    variables = {}
+    for name in ("defaults", "vars"):
+        variables |= loader.load_from_file(str(ROLE / name / "main.yml"), trusted_as_template=True)
+    digest = {"release": "1.19.0-1", "driver": "580.95.05"}
+    facts = {**digest, "tested": "", **{name: value for name, value in change.items() if name in ("driver", "tested")}}
+    if facts["tested"]:
+        variables["__nvidia_container_toolkit_probe"] = {"facts": digest}
+        facts["tested"] = Templar(loader=loader, variables=variables).template(variables["__nvidia_container_toolkit_tested"])
+    variables |= {name: value for name, value in change.items() if name in variables} | {"__nvidia_container_toolkit_probe": {"facts": facts}}
+    assert Templar(loader=loader, variables=variables).template(variables["__nvidia_container_toolkit_untested"]) is untested
 
 
 # The self-test. The false engine notes its calls and answers as a node would; FAULT makes it answer as a broken one.
