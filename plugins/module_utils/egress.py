@@ -257,9 +257,13 @@ def parse_bandwidth(text: object) -> int:
 
 
 def parse_class(name: str, value: Mapping[str, object]) -> EgressClass:
-    """An egress class from the inventory. Raises ValueError with the reason; the caller names the place."""
+    """An egress class from the inventory, for those who need its subnet and addresses only.
+
+    What takes knowledge of the whole site, its deny lists and public suffixes, is not checked here. Raises ValueError with the reason; the
+    caller names the place.
+    """
     faults = _Faults()
-    found = _read_class(faults, "", name, value, (), {}, None)
+    found = _read_class(faults, "", name, {**BUILT_IN.get(name, {}), **value}, (), None, lambda name: False)
     if found is None or faults.found:
         raise ValueError("; ".join(f"{fault.path.lstrip('.')}: {fault.message}" for fault in faults.found))
     return found
@@ -309,7 +313,7 @@ def _read_class(
     name: str,
     value: Mapping[str, object],
     allow: Sequence[Destination],
-    deny_lists: Mapping[str, object],
+    deny_lists: Mapping[str, object] | None,
     is_public_suffix: Callable[[str], bool] | None,
 ) -> EgressClass | None:
     """One class whose built-in fields are filled in; ``allow`` is what it has besides what it lists itself."""
@@ -346,7 +350,7 @@ def _read_class(
                 faults.add(f"{path}.deny", other.text, message, "one of the two")
     lists = tuple(sorted({str(item) for item in fields.get("deny_lists") or ()}))  # type: ignore[attr-defined]
     for item in lists:
-        if item not in deny_lists:
+        if deny_lists is not None and item not in deny_lists:
             message = f"There is no such deny list. {nearest(item, deny_lists)}".strip()
             faults.add(f"{path}.deny_lists", item, message, f"names in metalhub_egress_deny_lists: {listed(deny_lists)}")
     try:
@@ -363,7 +367,7 @@ def _read_class(
         public_internet=str(fields.get("public_internet", False)).lower() in ("true", "yes", "on", "1", "y", "t"),
         allow=allowed,
         deny=denied,
-        deny_lists=tuple(item for item in lists if item in deny_lists),
+        deny_lists=lists,
         log=str(fields.get("log", "refused")),
         bandwidth=bandwidth,
         connections=None if connections is None else int(str(connections)),
