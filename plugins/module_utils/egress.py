@@ -7,6 +7,7 @@ adds nothing is left out, and each entry that is left out, merged or overruled h
 from __future__ import annotations
 
 import bisect
+import functools
 import hashlib
 import ipaddress
 import re
@@ -165,7 +166,8 @@ def _sentence(message: str) -> str:
     return f"{message[0].upper()}{message[1:]}{'' if message.endswith('.') else '.'}"
 
 
-def _parse_ports(text: str, protocols: Sequence[str]) -> Ports:
+@functools.lru_cache(maxsize=1 << 12)
+def _parse_ports(text: str, protocols: tuple[str, ...]) -> Ports:
     ranges = []
     for part in text.split(","):
         match = _PORTS.fullmatch(part)
@@ -183,7 +185,7 @@ def _parse_ports(text: str, protocols: Sequence[str]) -> Ports:
 
 def _parse_place(place: str) -> tuple[str, Span | None]:
     """The one form of a place, and its addresses if it is a network. Raises ValueError with the reason."""
-    if place[0].isdigit() and ("/" in place or place.replace(".", "").isdigit()):
+    if place[:1].isdigit() and ("/" in place or place.replace(".", "").isdigit()):
         try:
             span = span_of(place)
         except ValueError as error:
@@ -223,7 +225,7 @@ def parse_destination(text: object, deny: bool = False) -> Destination:
         raise ValueError(f"{protocol} is not a protocol here, only tcp and udp can be opened")
     place, span = _parse_place(match["place"])
     if match["ports"]:
-        ports = _parse_ports(match["ports"], [protocol] if protocol else ["tcp", "udp"] if deny else ["tcp"])
+        ports = _parse_ports(match["ports"], (protocol,) if protocol else ("tcp", "udp") if deny else ("tcp",))
     else:
         ports = ALL_PORTS if deny else ALL_TCP if span else WEB_PORTS
     return Destination(text, place, span, ports)
@@ -551,7 +553,9 @@ class _Rules:
         # The ports that hold from each address on, up to the next.
         self._starts: dict[int, Ports] = {}
         self._networks = self._merge_networks()
+        # By range, and by the ranges that hold it, which many have in common.
         self._covering: dict[Span, Ports] = {}
+        self._merged: dict[Ports, Ports] = {}
 
     def _note(self, entry: Destination, note: str) -> None:
         if entry not in _DOH_SET:
@@ -580,8 +584,10 @@ class _Rules:
     def covering(self, ports: Span) -> Ports:
         """The addresses at which a whole range of ports is in the list, merged and sorted."""
         if ports not in self._covering:
-            parts = [found for (low, high), found in self._networks.items() if low <= ports[0] and ports[1] <= high]
-            self._covering[ports] = merge(each for spans in parts for each in spans)
+            wide = tuple(each for each in self._networks if each[0] <= ports[0] and ports[1] <= each[1])
+            if wide not in self._merged:
+                self._merged[wide] = merge(span for each in wide for span in self._networks[each])
+            self._covering[ports] = self._merged[wide]
         return self._covering[ports]
 
     def _merge_networks(self) -> dict[Span, list[Span]]:
