@@ -126,26 +126,20 @@ class Destination:
     span: Span | None
     ports: Ports
 
-    @property
-    def network(self) -> ipaddress.IPv4Network | None:
-        """The network; None for a name."""
-        return None if self.span is None else ipaddress.IPv4Network(self.place)
-
 
 @dataclass(frozen=True)
-class EgressClass:
-    """A class with the name of its network, which is also that of the bridge on the node. Bandwidth is in bytes a second."""
+class _Class:
+    """A class as it was read. Bandwidth is in bytes a second."""
 
     name: str
-    network: str
     subnet: ipaddress.IPv4Network
     public_internet: bool
     allow: tuple[Destination, ...]
-    deny: tuple[Destination, ...] = ()
-    deny_lists: tuple[str, ...] = ()
-    log: str = "refused"
-    bandwidth: int | None = None
-    connections: int | None = None
+    deny: tuple[Destination, ...]
+    deny_lists: tuple[str, ...]
+    log: str
+    bandwidth: int | None
+    connections: int | None
 
 
 @dataclass(frozen=True)
@@ -258,19 +252,6 @@ def parse_bandwidth(text: object) -> int:
     return rate
 
 
-def parse_class(name: str, value: Mapping[str, object]) -> EgressClass:
-    """An egress class from the inventory, for those who need its subnet and addresses only.
-
-    What takes knowledge of the whole site, its deny lists and public suffixes, is not checked here. Raises ValueError with the reason; the
-    caller names the place.
-    """
-    faults = _Faults()
-    found = _read_class(faults, "", name, {**BUILT_IN.get(name, {}), **value}, (), None, lambda name: False)
-    if found is None or faults.found:
-        raise ValueError("; ".join(f"{fault.path.lstrip('.')}: {fault.message}" for fault in faults.found))
-    return found
-
-
 class _Faults:
     """Collects what is wrong, so that everything is said at once."""
 
@@ -315,11 +296,11 @@ def _read_class(
     name: str,
     value: Mapping[str, object],
     allow: Sequence[Destination],
-    deny_lists: Mapping[str, object] | None,
+    deny_lists: Mapping[str, object],
     is_public_suffix: Callable[[str], bool] | None,
-) -> EgressClass | None:
+) -> _Class | None:
     """One class whose built-in fields are filled in; ``allow`` is what it has besides what it lists itself."""
-    path = f"{where}.{name}" if where else ""
+    path = f"{where}.{name}"
     before = len(faults.found)
     for fault in check_options(path, value, EGRESS_CLASS):
         faults.found.append(Fault(fault.path, fault.value, fault.message, fault.legal))
@@ -352,19 +333,18 @@ def _read_class(
                 faults.add(f"{path}.deny", other.text, message, "one of the two")
     lists = tuple(sorted({str(item) for item in fields.get("deny_lists") or ()}))  # type: ignore[attr-defined]
     for item in lists:
-        if deny_lists is not None and item not in deny_lists:
+        if item not in deny_lists:
             message = f"There is no such deny list. {nearest(item, deny_lists)}".strip()
             faults.add(f"{path}.deny_lists", item, message, f"names in metalhub_egress_deny_lists: {listed(deny_lists)}")
     try:
-        network = network_name(name)
+        network_name(name)
     except ValueError:
-        faults.add(where or "name", name, "This cannot name an egress class.", CLASS_LEGAL)
+        faults.add(where, name, "This cannot name an egress class.", CLASS_LEGAL)
         return None
     if subnet is None:
         return None
-    return EgressClass(
+    return _Class(
         name=name,
-        network=network,
         subnet=subnet,
         public_internet=str(fields.get("public_internet", False)).lower() in ("true", "yes", "on", "1", "y", "t"),
         allow=allowed,
@@ -380,7 +360,7 @@ def _read_class(
 class _Site:
     """What was read: classes in the order of their names, deny lists, the site's networks, and the names no profile uses."""
 
-    classes: tuple[EgressClass, ...]
+    classes: tuple[_Class, ...]
     deny_lists: Mapping[str, tuple[Destination, ...]]
     site_networks: tuple[Span, ...]
     unused: frozenset[str]
@@ -424,7 +404,7 @@ def _read(
         defaults[name] = faults.destinations(variable, values, False, is_public_suffix)
     wanted = set(used) if used is not None else None
     names = [name for name in BUILT_IN if name in given or wanted is None or name in wanted]
-    found: list[EgressClass] = []
+    found: list[_Class] = []
     for name in sorted({*given, *names}):
         fields = {**BUILT_IN.get(name, {}), **{key: value for key, value in given.get(name, {}).items() if value is not None}}
         one = _read_class(faults, where, name, fields, defaults.get(name, ()), lists, is_public_suffix)
@@ -510,7 +490,7 @@ def compile_policy(
     }
 
 
-def _compile_class(one: EgressClass, site: _Site, notes: set[tuple[str, str, str]]) -> dict[str, Any]:
+def _compile_class(one: _Class, site: _Site, notes: set[tuple[str, str, str]]) -> dict[str, Any]:
     denied = [*one.deny, *(entry for name in one.deny_lists for entry in site.deny_lists[name])]
     if one.public_internet:
         said = {entry.place for entry in (*one.allow, *denied)}
