@@ -7,6 +7,7 @@ adds nothing is left out, and each entry that is left out, merged or overruled h
 from __future__ import annotations
 
 import bisect
+import functools
 import hashlib
 import ipaddress
 import re
@@ -125,26 +126,20 @@ class Destination:
     span: Span | None
     ports: Ports
 
-    @property
-    def network(self) -> ipaddress.IPv4Network | None:
-        """The network; None for a name."""
-        return None if self.span is None else ipaddress.IPv4Network(self.place)
-
 
 @dataclass(frozen=True)
-class EgressClass:
-    """A class with the name of its network, which is also that of the bridge on the node. Bandwidth is in bytes a second."""
+class _Class:
+    """A class as it was read. Bandwidth is in bytes a second."""
 
     name: str
-    network: str
     subnet: ipaddress.IPv4Network
     public_internet: bool
     allow: tuple[Destination, ...]
-    deny: tuple[Destination, ...] = ()
-    deny_lists: tuple[str, ...] = ()
-    log: str = "refused"
-    bandwidth: int | None = None
-    connections: int | None = None
+    deny: tuple[Destination, ...]
+    deny_lists: tuple[str, ...]
+    log: str
+    bandwidth: int | None
+    connections: int | None
 
 
 @dataclass(frozen=True)
@@ -165,7 +160,8 @@ def _sentence(message: str) -> str:
     return f"{message[0].upper()}{message[1:]}{'' if message.endswith('.') else '.'}"
 
 
-def _parse_ports(text: str, protocols: Sequence[str]) -> Ports:
+@functools.lru_cache(maxsize=1 << 12)
+def _parse_ports(text: str, protocols: tuple[str, ...]) -> Ports:
     ranges = []
     for part in text.split(","):
         match = _PORTS.fullmatch(part)
@@ -183,7 +179,7 @@ def _parse_ports(text: str, protocols: Sequence[str]) -> Ports:
 
 def _parse_place(place: str) -> tuple[str, Span | None]:
     """The one form of a place, and its addresses if it is a network. Raises ValueError with the reason."""
-    if place[0].isdigit() and ("/" in place or place.replace(".", "").isdigit()):
+    if place[:1].isdigit() and ("/" in place or place.replace(".", "").isdigit()):
         try:
             span = span_of(place)
         except ValueError as error:
@@ -223,7 +219,7 @@ def parse_destination(text: object, deny: bool = False) -> Destination:
         raise ValueError(f"{protocol} is not a protocol here, only tcp and udp can be opened")
     place, span = _parse_place(match["place"])
     if match["ports"]:
-        ports = _parse_ports(match["ports"], [protocol] if protocol else ["tcp", "udp"] if deny else ["tcp"])
+        ports = _parse_ports(match["ports"], (protocol,) if protocol else ("tcp", "udp") if deny else ("tcp",))
     else:
         ports = ALL_PORTS if deny else ALL_TCP if span else WEB_PORTS
     return Destination(text, place, span, ports)
@@ -254,15 +250,6 @@ def parse_bandwidth(text: object) -> int:
     if not 1000 <= rate <= 125 * 10**9:
         raise ValueError("this bandwidth is out of range")
     return rate
-
-
-def parse_class(name: str, value: Mapping[str, object]) -> EgressClass:
-    """An egress class from the inventory. Raises ValueError with the reason; the caller names the place."""
-    faults = _Faults()
-    found = _read_class(faults, "", name, value, (), {}, None)
-    if found is None or faults.found:
-        raise ValueError("; ".join(f"{fault.path.lstrip('.')}: {fault.message}" for fault in faults.found))
-    return found
 
 
 class _Faults:
@@ -311,9 +298,9 @@ def _read_class(
     allow: Sequence[Destination],
     deny_lists: Mapping[str, object],
     is_public_suffix: Callable[[str], bool] | None,
-) -> EgressClass | None:
+) -> _Class | None:
     """One class whose built-in fields are filled in; ``allow`` is what it has besides what it lists itself."""
-    path = f"{where}.{name}" if where else ""
+    path = f"{where}.{name}"
     before = len(faults.found)
     for fault in check_options(path, value, EGRESS_CLASS):
         faults.found.append(Fault(fault.path, fault.value, fault.message, fault.legal))
@@ -350,20 +337,19 @@ def _read_class(
             message = f"There is no such deny list. {nearest(item, deny_lists)}".strip()
             faults.add(f"{path}.deny_lists", item, message, f"names in metalhub_egress_deny_lists: {listed(deny_lists)}")
     try:
-        network = network_name(name)
+        network_name(name)
     except ValueError:
-        faults.add(where or "name", name, "This cannot name an egress class.", CLASS_LEGAL)
+        faults.add(where, name, "This cannot name an egress class.", CLASS_LEGAL)
         return None
     if subnet is None:
         return None
-    return EgressClass(
+    return _Class(
         name=name,
-        network=network,
         subnet=subnet,
         public_internet=str(fields.get("public_internet", False)).lower() in ("true", "yes", "on", "1", "y", "t"),
         allow=allowed,
         deny=denied,
-        deny_lists=tuple(item for item in lists if item in deny_lists),
+        deny_lists=lists,
         log=str(fields.get("log", "refused")),
         bandwidth=bandwidth,
         connections=None if connections is None else int(str(connections)),
@@ -374,7 +360,7 @@ def _read_class(
 class _Site:
     """What was read: classes in the order of their names, deny lists, the site's networks, and the names no profile uses."""
 
-    classes: tuple[EgressClass, ...]
+    classes: tuple[_Class, ...]
     deny_lists: Mapping[str, tuple[Destination, ...]]
     site_networks: tuple[Span, ...]
     unused: frozenset[str]
@@ -418,7 +404,7 @@ def _read(
         defaults[name] = faults.destinations(variable, values, False, is_public_suffix)
     wanted = set(used) if used is not None else None
     names = [name for name in BUILT_IN if name in given or wanted is None or name in wanted]
-    found: list[EgressClass] = []
+    found: list[_Class] = []
     for name in sorted({*given, *names}):
         fields = {**BUILT_IN.get(name, {}), **{key: value for key, value in given.get(name, {}).items() if value is not None}}
         one = _read_class(faults, where, name, fields, defaults.get(name, ()), lists, is_public_suffix)
@@ -504,7 +490,7 @@ def compile_policy(
     }
 
 
-def _compile_class(one: EgressClass, site: _Site, notes: set[tuple[str, str, str]]) -> dict[str, Any]:
+def _compile_class(one: _Class, site: _Site, notes: set[tuple[str, str, str]]) -> dict[str, Any]:
     denied = [*one.deny, *(entry for name in one.deny_lists for entry in site.deny_lists[name])]
     if one.public_internet:
         said = {entry.place for entry in (*one.allow, *denied)}
@@ -547,7 +533,9 @@ class _Rules:
         # The ports that hold from each address on, up to the next.
         self._starts: dict[int, Ports] = {}
         self._networks = self._merge_networks()
+        # By range, and by the ranges that hold it, which many have in common.
         self._covering: dict[Span, Ports] = {}
+        self._merged: dict[Ports, Ports] = {}
 
     def _note(self, entry: Destination, note: str) -> None:
         if entry not in _DOH_SET:
@@ -576,8 +564,10 @@ class _Rules:
     def covering(self, ports: Span) -> Ports:
         """The addresses at which a whole range of ports is in the list, merged and sorted."""
         if ports not in self._covering:
-            parts = [found for (low, high), found in self._networks.items() if low <= ports[0] and ports[1] <= high]
-            self._covering[ports] = merge(each for spans in parts for each in spans)
+            wide = tuple(each for each in self._networks if each[0] <= ports[0] and ports[1] <= each[1])
+            if wide not in self._merged:
+                self._merged[wide] = merge(span for each in wide for span in self._networks[each])
+            self._covering[ports] = self._merged[wide]
         return self._covering[ports]
 
     def _merge_networks(self) -> dict[Span, list[Span]]:

@@ -77,8 +77,8 @@ class Request:
 
     ``via`` is ``proxy-http``, ``proxy-connect``, ``intercept-http`` or ``intercept-tls``. ``host`` is what CONNECT, the URL or the Host
     header says, without its port, and empty for ``intercept-tls``. ``original`` is the address the client dialled (intercepts only).
-    ``hello`` are the raw bytes of the ClientHello's records, None before they are known. ``resolved`` are the addresses that our own
-    resolver gives for the name: of ``host``, and for ``intercept-tls`` of the name in the ClientHello.
+    ``hello`` are the raw bytes of the ClientHello's records, None before they are known. ``resolved`` are the IPv4 addresses that our
+    own resolver gives for the name: of ``host``, and for ``intercept-tls`` of the name in the ClientHello.
     """
 
     klass: str

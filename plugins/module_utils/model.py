@@ -519,6 +519,12 @@ def _check_egress(site: Site) -> Iterator[Problem]:
     for name in given:
         if name not in arguments["used"]:
             yield Problem(f"{_CLASSES}.{name}", dict(given[name]), None, "No profile uses this class.", "a profile's egress", warning=True)
+    nameservers = site.variable("metalhub_nameservers")
+    for address in nameservers if isinstance(nameservers, Sequence) and not isinstance(nameservers, str) else ():
+        try:
+            ipaddress.ip_address(str(address))
+        except ValueError:
+            yield Problem("metalhub_nameservers", address, None, "This is not an IP address.", "IP addresses: 10.20.0.53")
     if wrong:
         return
     notes = [note for note in compile_policy(classes, **arguments)["notes"] if note["entry"]]

@@ -311,6 +311,7 @@ BAD: list[tuple[str, Callable[[Draft], None], str, str | None, str]] = [
         "not a number of connections",
     ),
     ("log", set_in("metalhub_egress_classes internal log", "none"), "metalhub_egress_classes.internal.log", None, "not one of the choices"),
+    ("nameserver", set_in("metalhub_nameservers", ["dns.example.org"]), "metalhub_nameservers", None, "This is not an IP address"),
     ("site network", set_in("metalhub_site_networks", ["10.20.0.1/16"]), "metalhub_site_networks", None, "has host bits set"),
     ("egress list", set_in("metalhub_egress_packages", "pypi.example.org"), "metalhub_egress_packages", None, "wanted a list"),
     ("profile without a class", drop("metalhub_profiles", "small", "egress"), "metalhub_profiles.small.egress", None, "A value is needed"),
