@@ -18,7 +18,7 @@ def egress_compile(
     packages: t.Any = (),
     deny_lists: t.Any = None,
     site_networks: t.Any = (),
-    closed: t.Iterable[str] = egress.RESERVED,
+    reserved: t.Iterable[str] = (),
 ) -> dict[str, t.Any]:
     """The policy of a site as plain data."""
     return egress.compile_policy(
@@ -28,7 +28,7 @@ def egress_compile(
         packages=packages,
         deny_lists=deny_lists,
         site_networks=site_networks,
-        closed=closed,
+        reserved=reserved,
         is_public_suffix=is_public_suffix,
     )
 

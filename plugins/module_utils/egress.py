@@ -456,7 +456,7 @@ def compile_policy(
     packages: object = (),
     deny_lists: object = None,
     site_networks: object = (),
-    closed: Iterable[str] = RESERVED,
+    reserved: Iterable[str] = (),
     is_public_suffix: Callable[[str], bool] | None = None,
     where: str = "metalhub_egress_classes",
 ) -> dict[str, Any]:
@@ -464,8 +464,9 @@ def compile_policy(
 
     ``classes`` is what the inventory says, ``internal`` and ``packages`` what the built-in classes of these names allow besides,
     ``deny_lists`` the text (or the lines) of each deny list, ``used`` the classes that profiles name: of the built-in ones the others are
-    left out. Names may lead to none of the ``closed`` networks but those of ``site_networks``. ``is_public_suffix`` says of a name whether
-    it is a public suffix or has one below it; without it, no wildcard may stand for a whole top level.
+    left out. Names may lead to none of the ``reserved`` networks (RFC 6890's by default) but those of ``site_networks``.
+    ``is_public_suffix`` says of a name whether it is a public suffix or has one below it; without it, no wildcard may stand for a whole
+    top level.
 
     The result has ``version``, ``site_networks``, ``closed``, ``notes`` (class, entry, note) and ``classes``: each with ``subnet``,
     ``gateway``, ``public_internet``, ``log``, ``bandwidth`` (bytes a second), ``connections``, and under ``allow`` and ``deny`` the
@@ -480,7 +481,7 @@ def compile_policy(
     compiled = {one.name: _compile_class(one, site, notes) for one in site.classes}
     # Whatever the site calls its own, no name leads to a session.
     subnets = [span_of(str(one.subnet)) for one in site.classes]
-    shut = [*subtract(map(span_of, closed), site.site_networks), *subnets]
+    shut = [*subtract(map(span_of, reserved or RESERVED), site.site_networks), *subnets]
     return {
         "version": VERSION,
         "site_networks": networks_of(site.site_networks),

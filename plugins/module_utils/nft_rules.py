@@ -49,7 +49,6 @@ class Policy:
     control: tuple[Network, ...]
     platform: tuple[Network, ...]
     hub_port: int
-    reserved: tuple[Network, ...]
     guards: tuple[Guard, ...]
     session_groups: tuple[str, ...]
     bridge_meta: bool
@@ -87,7 +86,7 @@ def parse_guard(given: object, where: str) -> Guard:
 
 def parse_policy(
     *, egress: Mapping[str, Any], proxy_user: str, control: Iterable[object], platform: Iterable[object], hub_port: int,
-    reserved: Iterable[object], guards: Iterable[object], session_groups: Iterable[str], bridge_meta: bool,
+    guards: Iterable[object], session_groups: Iterable[str], bridge_meta: bool,
 ) -> Policy:  # fmt: skip
     """Read the variables of the `network` role. Raises ValueError with one message for the first that is wrong."""
     platform_networks = parse_networks(platform, "network_platform_addresses")
@@ -105,7 +104,7 @@ def parse_policy(
         if not _GROUP.fullmatch(group):
             raise _fail("network_session_groups, network_proxy_user", group, "names of local groups and users")
     return Policy(
-        egress, proxy_user, control_networks, platform_networks, int(hub_port), parse_networks(reserved, "network_reserved"),
+        egress, proxy_user, control_networks, platform_networks, int(hub_port),
         tuple(parse_guard(g, f"network_guards[{i}]") for i, g in enumerate(guards)), groups, bridge_meta,
     )  # fmt: skip
 
@@ -181,7 +180,8 @@ def _class_chain(name: str, one: Mapping[str, Any]) -> list[str]:
         lines.append('\t\tip daddr != @closed tcp dport { 80, 443 } counter accept comment "the proxy decides"')
     if one["public_internet"]:
         lines += [
-            '\t\tip daddr @reserved counter goto refuse comment "not the public internet"',
+            '\t\tip daddr @closed counter goto refuse comment "not the public internet"',
+            '\t\tip daddr @site counter goto refuse comment "networks of the site"',
             '\t\ttcp dport { 53, 853 } counter goto refuse comment "other resolvers"',
             '\t\tmeta l4proto tcp counter accept comment "the public internet"',
         ]
@@ -223,7 +223,7 @@ def render(policy: Policy) -> str:
         *_set("control", policy.control),
         *_set("platform", (*policy.platform, *policy.control)),
         *_set("subnets", (ipaddress.ip_network(one["subnet"]) for one in classes.values())),
-        *_set("reserved", policy.reserved),
+        *_set("site", map(ipaddress.ip_network, policy.egress["site_networks"])),
         *_set("closed", map(ipaddress.ip_network, policy.egress["closed"])),
         "\tset refused {",
         "\t\ttype ipv4_addr; size 65536; flags dynamic; timeout 1m;",
@@ -263,8 +263,8 @@ def render(policy: Policy) -> str:
         '\t\tip daddr 169.254.0.0/16 counter goto refuse comment "link-local: cloud metadata"',
         "\t}",
         *[line for name, one in classes.items() for line in _class_chain(name, one)],
-        "\t# A refused connection ends at once instead of hanging until a time-out. What is no connection gets no answer: it would hold the",
-        "\t# packet, and go to whoever the sender says he is.",
+        "\t# A refused connection ends at once instead of hanging until a time-out. What is no connection gets no answer: it would",
+        "\t# hold the packet, and go to whoever the sender says he is.",
         "\tchain refuse {",
         "\t\tfib daddr type { broadcast, multicast, anycast } drop",
         f"\t\tupdate @refused {{ ip saddr limit rate 5/second burst 20 packets }} log group {LOG_GROUP} snaplen 128",

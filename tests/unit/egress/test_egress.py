@@ -246,7 +246,7 @@ def test_built_in_classes_are_there_when_a_profile_uses_them() -> None:
 
 def test_closed_networks_are_those_of_no_name() -> None:
     policy = egress.compile_policy(
-        one_class(), used=["clinic"], site_networks=["10.0.0.0/8"], closed=["10.0.0.0/8", "192.168.0.0/17", "192.168.128.0/17"]
+        one_class(), used=["clinic"], site_networks=["10.0.0.0/8"], reserved=["10.0.0.0/8", "192.168.0.0/17", "192.168.128.0/17"]
     )
     assert policy["site_networks"] == ["10.0.0.0/8"]
     # Sessions are closed whatever the site calls its own.

@@ -22,7 +22,7 @@ def test_compile_resolve_and_report() -> None:
         clinic(allow=["data.example.org"], deny_lists=["mining"]),
         ["clinic"],
         deny_lists={"mining": "pool.example.net"},
-        closed=["10.0.0.0/8"],
+        reserved=["10.0.0.0/8"],
     )
     assert json.loads(json.dumps(policy)) == policy
     assert policy["closed"] == ["10.0.0.0/8"]

@@ -61,7 +61,7 @@ class Commands:
 @pytest.fixture
 def policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     file = tmp_path / "policy.json"
-    file.write_text(json.dumps(egress.compile_policy(CLASSES, closed=RESERVED)))
+    file.write_text(json.dumps(egress.compile_policy(CLASSES, reserved=RESERVED)))
     monkeypatch.setattr(module, "POLICY", str(file))
     return file
 
@@ -230,7 +230,7 @@ icmp     1 29 src=10.231.64.5 dst=10.231.64.1 type=8 code=0 id=1 src=10.231.64.1
 
 
 def change(policy: Path, **classes: Any) -> None:
-    policy.write_text(json.dumps(egress.compile_policy({**CLASSES, **classes}, closed=RESERVED)))
+    policy.write_text(json.dumps(egress.compile_policy({**CLASSES, **classes}, reserved=RESERVED)))
 
 
 @pytest.fixture

@@ -30,7 +30,6 @@ BASE: dict[str, Any] = {
     "control": ["192.0.2.1"],
     "platform": ["192.0.2.1", "192.0.2.2", "2001:db8::2"],
     "hub_port": 8081,
-    "reserved": list(egress.RESERVED),
     "guards": [
         {"ports": [2376], "from": ["192.0.2.1"]},
         {"ports": ["7946", 4789], "protocol": "udp", "from": ["192.0.2.0/24", "2001:db8::2"]},
@@ -73,7 +72,7 @@ def test_refuses(given: dict[str, Any], message: str) -> None:
 
 def test_the_order_of_the_inventory_makes_no_difference() -> None:
     other = policy(
-        egress=egress.compile_policy(dict(reversed(CLASSES.items()))), platform=BASE["platform"][::-1], reserved=BASE["reserved"][::-1],
+        egress=egress.compile_policy(dict(reversed(CLASSES.items()))), platform=BASE["platform"][::-1],
         guards=[{**g, "ports": g["ports"][::-1], "from": g["from"][::-1]} for g in BASE["guards"]],
     )  # fmt: skip
     assert nft_rules.ruleset(other) == nft_rules.ruleset(BASE)
