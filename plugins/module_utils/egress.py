@@ -802,8 +802,8 @@ def describe(plain: Mapping[str, Any]) -> str:
 def offers(policy: Mapping[str, Any], classes: Mapping[str, Any]) -> dict[str, dict[str, object]]:
     """What the hub tells of each compiled class, to sessions and people.
 
-    ``classes`` is ``metalhub_egress_classes``, whose titles and descriptions the compiled policy leaves out. By name: ``proxy``, the URL of the
-    class's proxy, empty where it has no names; ``direct``, the networks that are reached without it; ``title``, ``description``; and
+    ``classes`` is ``metalhub_egress_classes``, whose titles and descriptions the compiled policy leaves out. By name: ``proxy``, the URL of
+    the class's proxy, empty where it has no names; ``direct``, the networks that are reached without it; ``title``, ``description``; and
     ``reach``, the whole in words.
     """
     found: dict[str, dict[str, object]] = {}

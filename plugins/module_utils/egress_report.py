@@ -141,10 +141,10 @@ def table(rows: Sequence[Row]) -> list[str]:
         for row in rows
     ]
     shown = [tuple("".join(c if c.isprintable() else "?" for c in cell) for cell in line) for line in cells]
-    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    widths = [max(map(len, column)) for column in zip(*shown)]
     found = []
     for place, line in enumerate(shown):
-        padded = [line[0].rjust(widths[0]), *(cell.ljust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
+        padded = [line[0].rjust(widths[0]), *(cell.ljust(width) for cell, width in zip(line[1:], widths[1:]))]
         found.append("  ".join(padded).rstrip())
         if place and rows[place - 1].allow_line:
             found.append(f"{' ' * widths[0]}  {rows[place - 1].allow_line}")

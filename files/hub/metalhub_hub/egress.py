@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Any
 
 import aiohttp
 
@@ -79,7 +78,9 @@ class Health:
         """The state in a few words."""
         if self.well:
             return "runs"
-        return f"does not answer: {self.trouble}" if self.trouble and not self.dead else f"{_listed(self.parts())} {_runs_not(self.parts())}"
+        if self.trouble and not self.dead:
+            return f"does not answer: {self.trouble}"
+        return f"{_listed(self.parts())} {_runs_not(self.parts())}"
 
 
 def _listed(parts: Sequence[str]) -> str:
@@ -157,8 +158,8 @@ class Nodes:
 
     async def _nodes(self) -> dict[str, cluster.Json]:
         """Nodes that run sessions, by host name. Raises EngineUnknown."""
-        snapshot = await self._cluster.snapshot(HEALTH_EVERY)
-        return {cluster.hostname(node): node for node in snapshot.nodes.values() if (node.get("Spec", {}).get("Labels") or {}).get("metalhub.pool")}
+        nodes = (await self._cluster.snapshot(HEALTH_EVERY)).nodes.values()
+        return {cluster.hostname(node): node for node in nodes if (node.get("Spec", {}).get("Labels") or {}).get("metalhub.pool")}
 
     async def _get(self, node: cluster.Json, path: str, seconds: float) -> bytes:
         """The body of a node's answer. Raises Silent."""
