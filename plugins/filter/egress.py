@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import typing as t
 
 from ansible_collections.metalhub.platform.plugins.module_utils import egress
@@ -35,8 +34,12 @@ def egress_compile(
 
 def egress_report(lines: t.Iterable[t.Mapping[str, t.Any]], since: str | None = None, top: int = 50) -> list[dict[str, t.Any]]:
     """What was refused most, with the line for the inventory that would allow it."""
-    rows = report.summarize(lines, since=since, top=top)
-    return [{("class" if key == "klass" else key): value for key, value in dataclasses.asdict(row).items()} for row in rows]
+    return [report.plain(row) for row in report.summarize(lines, since=since, top=top)]
+
+
+def egress_report_table(lines: t.Iterable[t.Mapping[str, t.Any]], since: str | None = None, top: int = 50) -> list[str]:
+    """The same as lines of text."""
+    return report.table(report.summarize(lines, since=since, top=top))
 
 
 class FilterModule:
@@ -46,6 +49,8 @@ class FilterModule:
         """By name, without the collection's."""
         return {
             "egress_compile": refusing(egress_compile),
+            "egress_offers": egress.offers,
             "egress_report": egress_report,
+            "egress_report_table": egress_report_table,
             "egress_resolver": refusing(egress.resolver_config),
         }

@@ -799,6 +799,27 @@ def describe(plain: Mapping[str, Any]) -> str:
     return f"{words}; all of it recorded" if plain["log"] == "all" else words
 
 
+def offers(policy: Mapping[str, Any], classes: Mapping[str, Any]) -> dict[str, dict[str, object]]:
+    """What the hub tells of each compiled class, to sessions and people.
+
+    ``classes`` is ``metalhub_egress_classes``, whose titles and descriptions the compiled policy leaves out. By name: ``proxy``, the URL of
+    the class's proxy, empty where it has no names; ``direct``, the networks that are reached without it; ``title``, ``description``; and
+    ``reach``, the whole in words.
+    """
+    found: dict[str, dict[str, object]] = {}
+    for name, plain in policy["classes"].items():
+        words = {**BUILT_IN.get(name, {}), **{key: value for key, value in (classes.get(name) or {}).items() if value is not None}}
+        named = plain["public_internet"] or plain["allow"]["names"]
+        found[name] = {
+            "proxy": f"http://{plain['gateway']}:3128" if named else "",
+            "direct": sorted({network for networks in plain["allow"]["networks"].values() for network in networks}),
+            "title": str(words.get("title") or name),
+            "description": str(words.get("description") or ""),
+            "reach": describe(plain),
+        }
+    return found
+
+
 def _some(places: Sequence[str], limit: int = 12) -> list[str]:
     return [*places[:limit], f"{len(places) - limit} more"] if len(places) > limit else list(places)
 

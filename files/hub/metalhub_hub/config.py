@@ -48,10 +48,13 @@ class Flavor:
 
 @dataclass(frozen=True)
 class Egress:
-    """An egress class: the proxy's URL, empty where the class has no names, and what its sessions reach without it."""
+    """An egress class: the proxy's URL, empty where the class has no names, what its sessions reach without it, and all that in words."""
 
     proxy: str = ""
     direct: tuple[str, ...] = ()
+    title: str = ""
+    description: str = ""
+    reach: str = ""
 
 
 @dataclass(frozen=True)
@@ -205,6 +208,7 @@ class Document:
     flavors: Mapping[str, Flavor]
     images: Mapping[str, str]
     egress: Mapping[str, Egress]
+    egress_port: int
     profiles: Mapping[str, Profile]
     quotas: Quotas
     groups: Mapping[str, frozenset[str]]
@@ -464,7 +468,13 @@ def parse(data: Any) -> Document:
     egress: dict[str, Egress] = {}
     for name, value in top.named("egress_classes").items():
         part = _Reader(value, f"egress_classes.{name}", problems)
-        egress[name] = Egress(part.url("proxy", ""), part.texts("direct", []))
+        egress[name] = Egress(
+            proxy=part.url("proxy", ""),
+            direct=part.texts("direct", []),
+            title=part.text("title", name),
+            description=part.text("description", ""),
+            reach=part.text("reach", ""),
+        )
         part.end()
         try:
             names.network_name(name)
@@ -502,6 +512,12 @@ def parse(data: Any) -> Document:
     part.end()
     part = top.part("storage", {})
     storage = Storage(part.url("url", ""), part.number("timeout", 5, least=0.1, whole=False))
+    part.end()
+
+    part = top.part("egress", {})
+    egress_port = part.number("port", 8701, least=1)
+    if egress_port > 65535:
+        part.bad("port", egress_port, "a port, 1 to 65535")
     part.end()
 
     part = top.part("session", {})
@@ -560,6 +576,7 @@ def parse(data: Any) -> Document:
         flavors=flavors,
         images=images,
         egress=egress,
+        egress_port=egress_port,
         profiles=profiles,
         quotas=_quotas(top.part("quotas", {})),
         groups=groups,

@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from jupyterhub.apihandlers import APIHandler
 from jupyterhub.handlers import BaseHandler
+from jupyterhub.scopes import needs_scope
 from tornado import web
 
-from . import platform, spawner
+from . import egress, platform, spawner
+from .core.egress_report import plain
+from .engine import EngineUnknown
 
 STATIC = Path(__file__).parent / "static"
 
@@ -27,7 +31,77 @@ class RoomHandler(BaseHandler):  # type: ignore[misc]
         self.finish({card["name"]: {key: card[key] for key in ("places", "state", "why", "gpu")} for card in found})
 
 
+class WaysOutHandler(BaseHandler):  # type: ignore[misc]
+    """GET /hub/metalhub/ways-out: for each running session of the caller why it gets nowhere, or an empty text."""
+
+    def _record_activity(self, obj: Any, timestamp: Any = None) -> bool:
+        return False
+
+    @web.authenticated
+    async def get(self) -> None:
+        running = {name: one for name, one in self.current_user.spawners.items() if one.ready}
+        self.set_header("Cache-Control", "no-store")
+        self.finish({name: one.way_out() for name, one in running.items()})
+
+
+class _Refusals:
+    """What both views of refusals have in common: the choice, which is in the query, and the report."""
+
+    TOP = 200
+
+    async def view(self) -> dict[str, Any]:
+        ask: Any = self
+        chosen = {name: ask.get_argument(name, default) for name, default in (("span", "day"), ("user", ""), ("class", ""))}
+        if chosen["span"] not in egress.SPANS:
+            raise web.HTTPError(400, f"span: {chosen['span'][:20]!r} is not legal: give one of {', '.join(egress.SPANS)}")
+        nodes = platform.current().egress
+        try:
+            report = await nodes.report(chosen["span"])
+        except EngineUnknown:
+            raise web.HTTPError(503, "The cluster does not answer right now, so its nodes are not known; try again in a minute.") from None
+        return {
+            "chosen": chosen,
+            "report": report,
+            "rows": report.top(chosen["user"], chosen["class"], self.TOP),
+            "health": dict(sorted(nodes.health.items())),
+        }
+
+
+class EgressHandler(_Refusals, BaseHandler):  # type: ignore[misc]
+    """GET /hub/metalhub/egress: what sessions were refused, for administrators."""
+
+    @web.authenticated
+    @needs_scope("admin-ui")
+    async def get(self) -> None:
+        view = await self.view()
+        self.set_header("Cache-Control", "no-store")
+        self.finish(await self.render_template("egress.html", titles=platform.current().document.egress, limit=self.TOP, **view))
+
+
+class EgressAPIHandler(_Refusals, APIHandler):  # type: ignore[misc]
+    """GET /hub/metalhub/api/egress: the same as JSON."""
+
+    @needs_scope("admin-ui")
+    async def get(self) -> None:
+        view = await self.view()
+        report = view["report"]
+        self.set_header("Cache-Control", "no-store")
+        self.finish(
+            {
+                **view["chosen"],
+                "since": report.since,
+                "rows": [plain(row) for row in view["rows"]],
+                "nodes": {name: health.words() for name, health in view["health"].items()},
+                "silent": report.silent,
+                "cut": report.cut,
+            }
+        )
+
+
 HANDLERS = [
     (r"/metalhub/room", RoomHandler),
+    (r"/metalhub/ways-out", WaysOutHandler),
+    (r"/metalhub/egress", EgressHandler),
+    (r"/metalhub/api/egress", EgressAPIHandler),
     (r"/metalhub/static/(.*)", web.StaticFileHandler, {"path": str(STATIC)}),
 ]

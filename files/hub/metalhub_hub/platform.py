@@ -11,6 +11,7 @@ from typing import Any
 
 from jupyterhub import orm
 
+from . import egress
 from .cluster import Cluster
 from .config import Document
 from .engine import Engine, EngineRefused, EngineUnknown
@@ -77,15 +78,16 @@ class Platform:
         self.engine = Engine(document.engine, document.registry)
         self.cluster = Cluster(self.engine)
         self.homes = Homes(document.storage, self.engine.tls)
+        self.egress = egress.Nodes(document.egress_port, self.cluster, self.engine.tls)
         self.images = Images(document.images_file)
         self.audit = Audit(f"{document.state}/audit.jsonl")
         self.proxy: Any = None
-        self._sweeper: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     def attach(self, proxy: Any) -> None:
         """Called by the proxy, which the hub makes once its loop runs."""
         self.proxy = proxy
-        self._sweeper = asyncio.ensure_future(self._sweep_for_ever())
+        self._tasks = [asyncio.ensure_future(self._sweep_for_ever()), asyncio.ensure_future(self.egress.watch())]
 
     async def _sweep_for_ever(self) -> None:
         while True:

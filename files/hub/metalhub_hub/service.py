@@ -38,7 +38,8 @@ def _proxies(document: Document, profile: Profile) -> dict[str, str]:
     if not egress.proxy:
         return {}
     hub = urlparse(document.connect_url).hostname or ""
-    variables = {"HTTP_PROXY": egress.proxy, "HTTPS_PROXY": egress.proxy, "NO_PROXY": ",".join(["localhost", "127.0.0.1", hub, *egress.direct])}
+    direct = ",".join(["localhost", "127.0.0.1", hub, *egress.direct])
+    variables = {"HTTP_PROXY": egress.proxy, "HTTPS_PROXY": egress.proxy, "NO_PROXY": direct}
     # Half of the world reads one spelling, and curl takes HTTP_PROXY only in small letters.
     return variables | {name.lower(): value for name, value in variables.items()}
 

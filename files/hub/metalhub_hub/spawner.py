@@ -126,8 +126,8 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
 
     # Start
 
-    def _tell(self, progress: int, step: str, message: str) -> None:
-        self._events.append({"progress": progress, "step": step, "message": message})
+    def _tell(self, progress: int, step: str, message: str, **more: str) -> None:
+        self._events.append({"progress": progress, "step": step, "message": message, **more})
         self._event.set()
 
     async def progress(self) -> AsyncIterator[dict[str, Any]]:
@@ -208,6 +208,8 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             address, port = await self._place(profile, home, image, avoid=self._node_id)
         mark("task")
         self.url = f"http://{address}:{port}"
+        if closed := self.way_out():
+            self._tell(75, "opening", closed, warning=closed)
         self._tell(75, "opening", "Opening your workspace")
         route = None
         if host.proxy is not None:
@@ -560,6 +562,13 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             longest=durations.format_duration(profile.max_session) if profile else "",
         )
 
+    def way_out(self) -> str:
+        """Why this session gets nowhere, in a sentence; empty where it does, or nobody can tell."""
+        profile = self.profile
+        if not self.service_name or not self.node or profile is None:
+            return ""
+        return self.platform.egress.way_out(self.node, profile.egress, self.platform.document.egress[profile.egress])
+
     async def cards(self) -> list[dict[str, Any]]:
         """The start page's profiles."""
         return await cards(self.platform, self.groups)
@@ -599,7 +608,7 @@ async def cards(host: platform.Platform, groups: set[str]) -> list[dict[str, Any
                 "gpu": gpu,
                 "image": host.document.images[profile.image],
                 "sandbox": profile.sandbox,
-                "egress": profile.egress,
+                "egress": host.document.egress[profile.egress],
                 "idle_stop": durations.format_duration(profile.idle_stop) if profile.idle_stop else "",
                 "max_session": durations.format_duration(profile.max_session) if profile.max_session else "",
                 "places": room.places if room else None,

@@ -30,8 +30,24 @@ def test_compile_resolve_and_report() -> None:
     assert "server=/data.example.org/127.0.0.1#53" in FILTERS["egress_resolver"](policy, "clinic", upstream="127.0.0.1#53")
     rows = FILTERS["egress_report"]([{"class": "clinic", "destination": "a.example.org", "port": 443, "count": 2}] * 2, top=5)
     assert [(row["class"], row["count"], row["allow_line"]) for row in rows] == [
-        ("clinic", 4, "metalhub_egress_classes.clinic.allow: a.example.org:443")
+        ("clinic", 4, "- a.example.org:443  # metalhub_egress_classes.clinic.allow")
     ]
+
+
+def test_what_the_hub_tells_of_classes() -> None:
+    classes = clinic(title="Clinical data", allow=["data.example.org", "10.0.0.5:443"]) | {"open": {"title": None, "log": "refused"}, "lab": {}}
+    classes["lab"] = {"subnet": "10.231.80.0/20", "allow": ["10.1.0.0/16"]}
+    policy = FILTERS["egress_compile"](classes, ["clinic", "open", "lab"])
+    offers = FILTERS["egress_offers"](policy, classes)
+    assert offers["clinic"] == {
+        "proxy": "http://10.231.64.1:3128",
+        "direct": ["10.0.0.5/32"],
+        "title": "Clinical data",
+        "description": "",
+        "reach": "data.example.org, 10.0.0.5:443",
+    }
+    assert (offers["open"]["title"], offers["open"]["proxy"]) == ("Public internet", "http://10.231.32.1:3128")
+    assert (offers["lab"]["title"], offers["lab"]["proxy"]) == ("lab", ""), "without names there is no proxy"
 
 
 def test_refusals() -> None:

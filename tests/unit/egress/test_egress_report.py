@@ -6,9 +6,10 @@ import random
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.metalhub.platform.plugins.module_utils.egress import compile_policy
 from ansible_collections.metalhub.platform.plugins.module_utils.egress_decide import Policy, Reason, Request
-from ansible_collections.metalhub.platform.plugins.module_utils.egress_report import _NO_LINE, Row, summarize
+from ansible_collections.metalhub.platform.plugins.module_utils.egress_report import _NO_LINE, Row, merge, summarize, table
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,11 +39,13 @@ def test_the_most_frequent_first() -> None:
         4,
         "2026-01-02T12:00:00Z",
         "port",
-        "metalhub_egress_classes.clinic.allow: data.example.org:443",
+        "The class lists this destination, but not with this port.",
+        "- data.example.org:443  # metalhub_egress_classes.clinic.allow",
+        ("n1",),
     )
     assert [(row.destination, row.user, row.count) for row in rows] == [
         ("data.example.org", "ann", 4), ("10.0.0.6", "ann", 2), ("data.example.org", "bob", 1), ("rare.example.org", "ann", 1)]  # fmt: skip
-    assert rows[1].allow_line == "metalhub_egress_classes.clinic.allow: 10.0.0.6:53/udp"
+    assert rows[1].allow_line == "- 10.0.0.6:53/udp  # metalhub_egress_classes.clinic.allow"
     assert summarize(lines, top=1) == rows[:1]
     assert summarize(lines, top=0) == []
     assert sum(row.count for row in summarize(lines, since="2026-01-02T10:00:00Z")) == 7
@@ -56,6 +59,9 @@ def test_the_most_frequent_first() -> None:
         (refusal("git.example.org", 22), "git.example.org:22"),
         (refusal("DATA.example.org", 80), "data.example.org:80"),
         (refusal("93.184.216.34", 443, reason="no SNI"), "93.184.216.34:443"),
+        (refusal("169.254.169.254", 80, via="packet"), None),
+        (refusal("127.0.0.1", 80, via="packet"), None),
+        (refusal("data.example.org", 53, via="dns", protocol="TXT"), None),
         (refusal("2001:db8::1", 443), None),
         (refusal("[::1]", 443), None),
         (refusal("0x7f.1", 443), None),
@@ -70,8 +76,9 @@ def test_the_most_frequent_first() -> None:
 )
 def test_the_line_to_paste(line: dict[str, Any], entry: str | None) -> None:
     (row,) = summarize([line])
-    assert row.allow_line == (f"metalhub_egress_classes.clinic.allow: {entry}" if entry else "")
+    assert row.allow_line == (f"- {entry}  # metalhub_egress_classes.clinic.allow" if entry else "")
     if entry:
+        assert yaml.safe_load(row.allow_line) == [entry]
         policy = Policy.from_plain(compile_policy({"clinic": {"subnet": "10.231.64.0/20", "allow": [entry]}}))
         if line["destination"][0].isdigit():
             assert policy.decide_address("clinic", line["destination"], line["port"], line["protocol"]).allowed
@@ -83,7 +90,7 @@ def test_the_line_to_paste(line: dict[str, Any], entry: str | None) -> None:
 
 def test_what_built_in_classes_allow_has_variables_of_its_own() -> None:
     (row,) = summarize([refusal(**{"class": "packages"})])
-    assert row.allow_line == "metalhub_egress_packages: data.example.org:443"
+    assert row.allow_line == "- data.example.org:443  # metalhub_egress_packages"
 
 
 def test_the_reasons_without_a_line_are_reasons() -> None:
@@ -96,6 +103,32 @@ def test_lines_that_say_little() -> None:
     assert (row.count, row.port, row.allow_line) == (1, 0, "")
 
 
+def test_what_was_allowed_is_no_refusal() -> None:
+    assert summarize([refusal(verdict="allowed", reason=""), refusal("b.example.org", verdict="refused")]) == summarize([refusal("b.example.org")])
+
+
+def test_records_of_other_kinds_are_apart_from_the_name() -> None:
+    rows = summarize([refusal(port=53, via="dns", protocol=kind) for kind in ("A", "AAAA", "TXT", "TXT", "TXT")])
+    assert [(row.place, row.count) for row in rows] == [("data.example.org (TXT)", 3), ("data.example.org (name)", 2)]
+    assert "no records of this kind" in rows[0].sentence and "does not list" in rows[1].sentence
+
+
+def test_a_reason_without_a_sentence_is_one() -> None:
+    (row,) = summarize([refusal(reason="something new")])
+    assert row.sentence == "Something new."
+
+
+def test_a_table_for_a_terminal() -> None:
+    rows = summarize([refusal(count=12), refusal("a\x1b[2Jb", 53, protocol="udp", user="", reason="denied")])
+    assert table(rows) == [
+        "count  last (UTC)           user  class   destination           nodes  why",
+        "   12  2026-01-02 10:00:00  ann   clinic  data.example.org:443  n1     The class does not list this destination.",
+        "       - data.example.org:443  # metalhub_egress_classes.clinic.allow",
+        "    1  2026-01-02 10:00:00  ?     clinic  a?[2jb:53/udp         n1     The class is denied this destination.",
+    ]
+    assert len(table([])) == 1
+
+
 lines = st.lists(
     st.builds(
         refusal,
@@ -104,6 +137,7 @@ lines = st.lists(
         st.sampled_from(["2026-01-02T10:00:00Z", "2026-01-03T10:00:00Z"]),
         user=st.sampled_from(["ann", "bob"]),
         via=st.sampled_from(["dns", "proxy"]),
+        node=st.sampled_from(["n1", "n2"]),
         count=st.integers(1, 3),
     ),
     max_size=12,
@@ -117,3 +151,9 @@ def test_order_makes_no_difference_and_nothing_is_lost(given_lines: list[dict[st
     assert [row.count for row in rows] == sorted((row.count for row in rows), reverse=True)
     chance.shuffle(given_lines)
     assert summarize(given_lines) == rows
+
+
+@given(lines)
+def test_the_rows_of_nodes_are_those_of_all_lines(given_lines: list[dict[str, Any]]) -> None:
+    tables = [summarize([line for line in given_lines if line["node"] == node], top=None) for node in ("n1", "n2")]
+    assert merge(row for rows in tables for row in rows) == summarize(given_lines, top=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import subprocess
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from metalhub_hub import config
+from metalhub_hub.core import node_service
 
 GIB = 2**30
 IMAGE = "10.0.0.1:5000/lab@sha256:" + "a" * 64
@@ -221,3 +223,57 @@ def session(engine: FakeEngine) -> Iterator[FakeSession]:
     with fake.served:
         engine.port = fake.served.port
         yield fake
+
+
+def openssl(*argv: str, cwd: Path) -> None:
+    subprocess.run(["openssl", *argv], cwd=cwd, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="session")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An authority, a certificate that all fake nodes share, the hub's, and somebody else's."""
+    directory = tmp_path_factory.mktemp("pki")
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=ca", cwd=directory)
+    (directory / "ext").write_text("subjectAltName=IP:127.0.0.1,IP:127.0.0.2\n", encoding="ascii")
+    for name in ("node", "hub-client", "somebody"):
+        openssl("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}", cwd=directory)
+        signer = ["-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "ext"]
+        openssl("x509", "-req", "-in", f"{name}.csr", *signer, "-out", f"{name}.crt", cwd=directory)
+    return directory
+
+
+class FakeNode:
+    """A node's egress service: the real server with its certificates, and answers that a test decides on."""
+
+    def __init__(self, pki: Path, address: str, port: int = 0) -> None:
+        self.down: list[str] = []
+        self.lines: list[dict[str, Any]] = []
+        self.answers: dict[str, Any] = {}  # path -> what is said instead
+        self.asked: list[str] = []
+        self.server = node_service.Server((address, port), self.answer, ["hub-client"], str(pki))
+        self.port = int(self.server.server_address[1])
+        threading.Thread(target=self.server.serve_forever, daemon=True, kwargs={"poll_interval": 0.02}).start()
+
+    def answer(self, method: str, path: str, body: bytes) -> Any:
+        self.asked.append(path)
+        place, _, query = path.partition("?since=")
+        if place in self.answers:
+            found = self.answers[place]
+            return found() if callable(found) else found
+        if place == "/health":
+            return {"status": "down" if self.down else "ok", "down": self.down, "open": 0, "dropped": 0}
+        return {"lines": [line for line in self.lines if line["time"] >= query]}
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def refusal(destination: str = "data.example.org", port: int = 443, **more: Any) -> dict[str, Any]:
+    """A line of a node's journal."""
+    return {
+        "time": "2026-01-02T10:00:00Z", "node": "compute1", "user": "ann", "session": "mh-ann-1", "profile": "small", "class": "packages",
+        "source": "10.231.16.2", "destination": destination, "port": port, "protocol": "tcp", "via": "proxy-connect", "verdict": "refused",
+        "reason": "not in the class's list", "count": 1, **more,
+    }  # fmt: skip

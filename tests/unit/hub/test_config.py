@@ -61,6 +61,9 @@ def change(path: str, value: Any) -> Any:
         ("public_url", ..., ["public_url", "missing"]),
         ("public_url", "hub.example.org", ["public_url", "hub.example.org", "https://"]),
         ("registry", {"server": "r:5000", "user": "pull"}, ["registry.password_file", "'pull'"]),
+        ("egress", {"port": 0}, ["egress.port", "0"]),
+        ("egress", {"port": 70000}, ["egress.port", "70000", "1 to 65535"]),
+        ("egress_classes.packages.reach", 3, ["egress_classes.packages.reach", "3"]),
         ("colour", "blue", ["colour", "not known"]),
     ],
 )

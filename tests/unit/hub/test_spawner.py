@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 from conftest import FakeEngine, FakeSession, Served, document, make_node
 from jupyterhub import orm
-from metalhub_hub import config, platform
+from metalhub_hub import config, egress, platform
 from metalhub_hub.policy import Refused
 from metalhub_hub.spawner import MetalhubSpawner
 
@@ -86,6 +86,21 @@ async def test_start_poll_stop(spawner: Here, engine: FakeEngine) -> None:
     assert spawner.ending() == "", "who stopped it knows"
     states = [json.loads(line)["state"] for line in Path(spawner.platform.audit.path).read_text().splitlines()]
     assert states == ["queued", "running", "stopped"]
+
+
+async def test_a_start_on_a_node_whose_way_out_is_closed_says_so(spawner: Here) -> None:
+    await start(spawner)
+    assert not any("warning" in event for event in spawner._events) and spawner.way_out() == ""
+    await stop(spawner)
+    spawner.platform.egress.health = {"compute1": egress.Health(down=("metalhub-squid.service",))}
+    assert spawner.way_out() == "", "nothing runs"
+    await start(spawner)
+    (told,) = [event for event in spawner._events if "warning" in event]
+    assert told["message"] == told["warning"] == spawner.way_out()
+    assert "the proxy on node compute1 does not run" in told["warning"]
+    # A class without names has no proxy that could be missed.
+    spawner.profile_name = "pii"
+    assert spawner.way_out() == ""
 
 
 async def stop(spawner: Here) -> None:

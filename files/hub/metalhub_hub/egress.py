@@ -1,0 +1,265 @@
+"""What the nodes' egress services say: whether the way out of sessions is open, and what was refused.
+
+The hub only asks. A node that does not answer goes on refusing and allowing as its policy says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+
+import aiohttp
+
+from . import cluster, config
+from .core.egress_report import Row, merge, summarize
+from .engine import EngineUnknown, Tls
+
+log = logging.getLogger("metalhub")
+
+HEALTH_EVERY = 10.0
+HEALTH_PATIENCE = 3.0
+REPORT_AGE = 10.0
+REPORT_PATIENCE = 15.0
+# Nodes that are asked at once: for the few words of their health, and for refusals, which are megabytes each.
+HEALTH_AT_ONCE, REPORTS_AT_ONCE = 64, 4
+# A node answers with its newest lines, at most so many.
+NODE_LINES = 20_000
+NODE_BYTES = 32 * 2**20
+NODE_ROWS = 5_000
+SPANS = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7)}
+
+_PARTS = {"metalhub-squid.service": "the proxy", "metalhub-resolver@_node.service": "the resolver"}
+_RESOLVER_OF = "metalhub-resolver@"
+
+
+class Silent(Exception):
+    """A node gave no usable answer. ``dead``: nothing listens there."""
+
+    def __init__(self, why: str, dead: bool = False) -> None:
+        super().__init__(why)
+        self.dead = dead
+
+
+@dataclass(frozen=True)
+class Health:
+    """A node as it was seen last: the units that do not run there, or why it did not answer (``dead``: because nothing listens)."""
+
+    down: tuple[str, ...] = ()
+    trouble: str = ""
+    dead: bool = False
+
+    @property
+    def well(self) -> bool:
+        """Whether everything is known to run."""
+        return not (self.down or self.trouble or self.dead)
+
+    def parts(self, klass: str = "") -> list[str]:
+        """What does not run, in words: of all classes, or only what sessions of one need."""
+        if self.dead:
+            return ["the egress service"]
+        found = []
+        for unit in self.down:
+            of = unit.removeprefix(_RESOLVER_OF).removesuffix(".service") if unit.startswith(_RESOLVER_OF) else ""
+            if unit in _PARTS:
+                found.append(_PARTS[unit])
+            elif not klass:
+                found.append(f"the resolver of class {of}" if of else unit)
+            elif of == klass:
+                found.append("the resolver")
+        return list(dict.fromkeys(found))
+
+    def words(self) -> str:
+        """The state in a few words."""
+        if self.well:
+            return "runs"
+        if self.trouble and not self.dead:
+            return f"does not answer: {self.trouble}"
+        return f"{_listed(self.parts())} {_runs_not(self.parts())}"
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]])) if parts else ""
+
+
+def _runs_not(parts: Sequence[str]) -> str:
+    return "do not run" if len(parts) > 1 else "does not run"
+
+
+def way_out(health: Health | None, node: str, klass: str, offer: config.Egress) -> str:
+    """Why sessions of a class on a node get nowhere, as a sentence for their user; empty where they do, or nobody can tell."""
+    # A class without names uses neither proxy nor resolver.
+    parts = health.parts(klass) if health and offer.proxy else []
+    if not parts:
+        return ""
+    return f"Your session's way out is closed: {_listed(parts)} on node {node} {_runs_not(parts)}; administrators see it too."
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was refused since a time. ``silent`` maps nodes that did not answer to the reason, ``cut`` those that had more lines than
+    they tell to the time from which theirs count."""
+
+    since: str
+    rows: tuple[Row, ...]
+    silent: Mapping[str, str]
+    cut: Mapping[str, str]
+
+    def top(self, user: str, klass: str, limit: int) -> list[Row]:
+        """The most frequent, of one user and one class where they are given."""
+        return [row for row in self.rows if user in ("", row.user) and klass in ("", row.klass)][:limit]
+
+    def users(self) -> list[str]:
+        """Whoever was refused something."""
+        return sorted({row.user for row in self.rows if row.user})
+
+    def classes(self) -> list[str]:
+        """The classes that refused something."""
+        return sorted({row.klass for row in self.rows if row.klass})
+
+
+def fold(body: bytes) -> tuple[list[Row], str]:
+    """The rows of a node's answer, and the time of its oldest line if it had more to tell. Raises ValueError for what is none."""
+    data = json.loads(body)
+    lines = data.get("lines") if isinstance(data, dict) else None
+    if not isinstance(lines, list) or not all(isinstance(line, dict) for line in lines):
+        raise ValueError("it answers something else than lines")
+    cut = min((str(line.get("time", "")) for line in lines), default="") if len(lines) >= NODE_LINES else ""
+    return summarize(lines, top=NODE_ROWS), cut
+
+
+class Nodes:
+    """The egress services of all compute nodes, asked with the hub's certificate. ``now`` is the time of day in UTC."""
+
+    def __init__(
+        self,
+        port: int,
+        snapshots: cluster.Cluster,
+        tls: Tls,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
+    ) -> None:
+        self.port, self.tls, self.clock, self.now = port, tls, clock, now
+        self.health: dict[str, Health] = {}
+        self._cluster = snapshots
+        self._http: aiohttp.ClientSession | None = None
+        self._reports: dict[str, asyncio.Task[Report]] = {}
+        self._until: dict[str, float] = {}
+
+    async def close(self) -> None:
+        """End the connections."""
+        if self._http:
+            await self._http.close()
+
+    async def _nodes(self) -> dict[str, cluster.Json]:
+        """Nodes that run sessions, by host name. Raises EngineUnknown."""
+        nodes = (await self._cluster.snapshot(HEALTH_EVERY)).nodes.values()
+        return {cluster.hostname(node): node for node in nodes if (node.get("Spec", {}).get("Labels") or {}).get("metalhub.pool")}
+
+    async def _get(self, node: cluster.Json, path: str, seconds: float) -> bytes:
+        """The body of a node's answer. Raises Silent."""
+        if str(node.get("Status", {}).get("State", "")).lower() == "down":
+            raise Silent("the node is down")
+        self._http = self._http or aiohttp.ClientSession()
+        address = cluster.node_address(node)
+        url = f"https://{f'[{address}]' if ':' in address else address}:{self.port}{path}"
+        timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=2)
+        body = bytearray()
+        try:
+            async with self._http.get(url, ssl=self.tls.context(), timeout=timeout) as response:
+                async for chunk in response.content.iter_any():
+                    body += chunk
+                    if len(body) > NODE_BYTES:
+                        raise Silent(f"its answer is larger than {NODE_BYTES // 2**20} MiB")
+        except TimeoutError:
+            raise Silent(f"it took more than {seconds:g} s") from None
+        except (aiohttp.ClientError, OSError) as error:
+            dead = isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno == errno.ECONNREFUSED
+            raise Silent("nothing listens there" if dead else f"{type(error).__name__} {error}".strip(), dead) from None
+        if response.status != 200:
+            raise Silent(f"it answers {response.status} {bytes(body[:200]).decode('utf-8', 'replace')}")
+        return bytes(body)
+
+    # Health
+
+    async def watch(self) -> None:
+        """Look at all nodes for ever; the body of a task."""
+        while True:
+            try:
+                await self.look()
+            except Exception:
+                log.exception("The look at the nodes' egress services failed")
+            await asyncio.sleep(HEALTH_EVERY)
+
+    async def look(self) -> None:
+        """Ask every node once. Where the cluster does not answer, what was seen before stays."""
+        try:
+            nodes = await self._nodes()
+        except EngineUnknown:
+            return
+        gate = asyncio.Semaphore(HEALTH_AT_ONCE)
+        found = dict(zip(nodes, await asyncio.gather(*(self._health(node, gate) for node in nodes.values())), strict=True))
+        for name, health in found.items():
+            before = self.health.get(name, Health())
+            if health != before:
+                log.log(logging.INFO if health.well else logging.WARNING, "The way out of node %s: %s", name, health.words())
+        self.health = found
+
+    async def _health(self, node: cluster.Json, gate: asyncio.Semaphore) -> Health:
+        try:
+            async with gate:
+                data = json.loads(await self._get(node, "/health", HEALTH_PATIENCE))
+            return Health(down=tuple(map(str, data["down"])))
+        except Silent as silent:
+            return Health(trouble=str(silent), dead=silent.dead)
+        except (ValueError, KeyError, TypeError):
+            return Health(trouble="it answers something else than its health")
+
+    def way_out(self, node: str, klass: str, offer: config.Egress) -> str:
+        """Why sessions of a class on a node get nowhere; empty where they do, or nobody can tell."""
+        return way_out(self.health.get(node), node, klass, offer)
+
+    def alarms(self) -> list[str]:
+        """A sentence for each node that is not well, for administrators."""
+        return [f"{name}: {health.words()}" for name, health in sorted(self.health.items()) if not health.well]
+
+    # Refusals
+
+    async def report(self, span: str) -> Report:
+        """What was refused within a span of ``SPANS``; an answer is good for a few seconds, whoever asks. Raises EngineUnknown."""
+        task = self._reports.get(span)
+        if task is None or self.clock() > self._until.get(span, float("inf")):
+            self._until.pop(span, None)
+            task = self._reports[span] = asyncio.ensure_future(self._report(span))
+            task.add_done_callback(lambda _: self._until.update({span: self.clock() + REPORT_AGE}))
+        return await asyncio.shield(task)
+
+    async def _report(self, span: str) -> Report:
+        since = (self.now() - SPANS[span]).strftime("%Y-%m-%dT%H:%M:%SZ")
+        nodes = await self._nodes()
+        gate = asyncio.Semaphore(REPORTS_AT_ONCE)
+        silent: dict[str, str] = {}
+        cut: dict[str, str] = {}
+
+        async def ask(name: str, node: cluster.Json) -> Iterable[Row]:
+            try:
+                async with gate:
+                    rows, oldest = await asyncio.to_thread(fold, await self._get(node, f"/refusals?since={since}", REPORT_PATIENCE))
+            except Silent as error:
+                silent[name] = str(error)
+                return ()
+            except ValueError as error:
+                silent[name] = f"its answer cannot be read: {error}"
+                return ()
+            if oldest:
+                cut[name] = oldest
+            return rows
+
+        tables = await asyncio.gather(*(ask(name, node) for name, node in nodes.items()))
+        rows = merge(row for table in tables for row in table)
+        return Report(since, tuple(rows), dict(sorted(silent.items())), dict(sorted(cut.items())))
