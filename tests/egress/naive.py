@@ -15,9 +15,10 @@ import socket
 import sys
 import threading
 import unicodedata
+from urllib.parse import unquote
 
 from .attacker.wire import lookup
-from .world.tls import _facts, _handshake
+from .world.tls import facts_of, handshake_of
 
 IDLE = 20.0
 
@@ -31,7 +32,7 @@ def _pipe(source: socket.socket, target: socket.socket) -> None:
 
 def _dial(host: str, port: int, nameserver: str) -> socket.socket:
     """Take an address in any spelling, as many proxies do, or ask the nameserver."""
-    host = unicodedata.normalize("NFKC", host.strip("[]").rstrip("."))
+    host = unicodedata.normalize("NFKC", unquote(host.rsplit("@")[-1]).replace("\u3002", ".").strip("[] ").rstrip("."))
     with contextlib.suppress(OSError):
         return socket.create_connection((socket.inet_ntoa(socket.inet_aton(host)), port), 3)
     with contextlib.suppress(ValueError):
@@ -45,15 +46,20 @@ def _dial(host: str, port: int, nameserver: str) -> socket.socket:
     raise last
 
 
+def _number(text: str) -> int:
+    """A port as careless code reads it: in any base, and the rest of the division."""
+    return int(text.strip() or "443", 0 if "x" in text else 10) % 65536
+
+
 def _proxy(client: socket.socket, port: int, nameserver: str) -> None:
     with client:
         client.settimeout(IDLE)
         data = client.recv(1 << 16)
         if port == 3130:
             message = None
-            while (message := _handshake(data)) is None and (more := client.recv(1 << 16)):
+            while (message := handshake_of(data)) is None and (more := client.recv(1 << 16)):
                 data += more
-            target, keep = f"{_facts(message or b'')['sni']}:443", data
+            target, keep = f"{str(facts_of(message or b'')['sni']).split('|')[0]}:443", data
         else:
             while not re.search(rb"\r?\n\r?\n", data) and (more := client.recv(1 << 16)):
                 data += more
@@ -65,7 +71,7 @@ def _proxy(client: socket.socket, port: int, nameserver: str) -> None:
                 found = re.match(r"(?i)[a-z]+:/+(?:[^/@]*@)?([^/?#]+)", url) or re.search(r"(?im)^host[ \t]*:[ \t]*([^\r\n]+)", head)
                 target, keep = (found[1] if found else "") + ("" if found and re.search(r":\d+$", found[1]) else ":80"), data
         host, _, number = target.strip().encode("latin-1").decode("utf-8", "replace").rpartition(":")
-        with _dial(host, int(number or 443), nameserver) as server:
+        with _dial(host, _number(number), nameserver) as server:
             server.settimeout(IDLE)
             if port == 3128 and data[:7].upper() == b"CONNECT":
                 client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")

@@ -61,6 +61,8 @@ LISTED_PORTS = {("tcp", 443), ("tcp", 8443), ("udp", 9999)}
 def name_listed(name: str) -> bool:
     """Whether class `listed` has the name."""
     name = name.lower().rstrip(".")
+    if not re.fullmatch(r"[a-z0-9._-]+", name):
+        return False
     if any(name == denied or name.endswith("." + denied) for denied in DENIED_NAMES):
         return False
     return name in LISTED_NAMES or name.endswith(LISTED_BELOW)
@@ -73,9 +75,9 @@ def permitted(klass: str, seen: Mapping[str, object]) -> bool:
     """
     place, protocol, port = str(seen["place"]), str(seen["protocol"]), seen.get("port")
     if protocol == "dns":
-        # What the site's nameserver is asked by the node. TXT and its kind carry data, so they are not for sessions.
-        name, kind = str(seen["name"]), str(seen["type"])
-        plain = place == "nameserver" and kind in ("A", "AAAA") and not seen.get("extra")
+        # What the site's nameserver is asked by the node. That answers with data do not come back is judged by the answers.
+        name = str(seen["name"])
+        plain = place == "nameserver" and not seen.get("extra")
         return plain and (name_listed(name) if klass == "listed" else klass == "open" and name not in (*DOH_NAMES, "denied.example"))
     if klass == "open":
         public = place in ("allowed", "cdn", "attacker", "listed", "attacker_dns") and protocol == "tcp" and port not in (53, 853)
@@ -88,8 +90,8 @@ def permitted(klass: str, seen: Mapping[str, object]) -> bool:
         return False
     if port == 443:
         # The name inside of TLS counts as well: fronting is a leak, though one that cannot be stopped without opening TLS.
-        names = [str(seen.get("sni") or "")] + [str(seen[key]) for key in ("host",) if seen.get(key)]
+        names = str(seen.get("sni") or "").split("|") + [name for name in str(seen.get("host") or "").split("|") if name]
         return not seen.get("ech") and seen.get("tls") is True and all(name_listed(name) for name in names)
     if port == 80:
-        return name_listed(str(seen.get("host") or ""))
+        return seen.get("tls") is None and all(name_listed(name) for name in str(seen.get("host") or "").split("|"))
     return port in RAW_PORTS and place == "allowed"

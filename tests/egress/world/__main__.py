@@ -53,7 +53,7 @@ def _serve(sock: socket.socket, hosts: dict[str, str]) -> None:
             sock.settimeout(5)
             stream = tls.Connection(sock, data)
             facts |= stream.facts
-            seen(stream.raw, way="ClientHello", **facts)
+            seen(stream.raw + str(facts["sni"]).encode(), way="ClientHello", **facts)
             stream.handshake()
             facts |= stream.facts
             sock.settimeout(IDLE)

@@ -11,7 +11,7 @@ from . import certs
 _contexts: dict[str, ssl.SSLContext] = {}
 
 
-def _handshake(data: bytes) -> bytes | None:
+def handshake_of(data: bytes) -> bytes | None:
     """The handshake message that is spread over the records; None as long as it is not complete."""
     message, position = b"", 0
     while position + 5 <= len(data):
@@ -23,24 +23,34 @@ def _handshake(data: bytes) -> bytes | None:
     return message[: wanted + 4] if wanted is not None and len(message) >= wanted + 4 else None
 
 
-def _facts(message: bytes) -> dict[str, object]:
-    """SNI and whether the ClientHello is encrypted; as lenient as the most careless server."""
-    facts: dict[str, object] = {"tls": True, "sni": "", "ech": False}
+def _names(body: bytes) -> list[str]:
+    """All names of a server_name extension; some readers take the first and some the last."""
+    found, position = [], 2
+    while position + 3 <= len(body):
+        size = int.from_bytes(body[position + 1 : position + 3], "big")
+        kind, name = body[position], body[position + 3 : position + 3 + size]
+        found.append(name.decode("latin-1") if kind == 0 else f"kind {kind}")
+        position += 3 + size
+    return found
+
+
+def facts_of(message: bytes) -> dict[str, object]:
+    """SNI (all names, with `|` between) and whether the ClientHello hides one; as lenient as the most careless server."""
+    names: list[str] = []
+    hidden, position = False, 38
     try:
-        position = 38
         position += 1 + message[position]
         position += 2 + int.from_bytes(message[position : position + 2], "big")
         position += 1 + message[position] + 2
         while position + 4 <= len(message):
             kind, size = (int.from_bytes(message[position + at : position + at + 2], "big") for at in (0, 2))
-            body = message[position + 4 : position + 4 + size]
-            if kind == 0 and len(body) > 5:
-                facts["sni"] = body[5 : 5 + int.from_bytes(body[3:5], "big")].decode("latin-1")
-            facts["ech"] = facts["ech"] or kind == 0xFE0D
+            if kind == 0:
+                names += _names(message[position + 4 : position + 4 + size])
+            hidden = hidden or 0xFE08 <= kind <= 0xFE0D or kind == 0xFFCE
             position += 4 + size
     except IndexError:
         pass
-    return facts
+    return {"tls": True, "sni": "|".join(names), "ech": hidden}
 
 
 class Connection:
@@ -49,15 +59,15 @@ class Connection:
     def __init__(self, sock: socket.socket, data: bytes) -> None:
         self.sock, self.raw = sock, data
         deadline = time.monotonic() + 3
-        while (message := _handshake(self.raw)) is None and time.monotonic() < deadline:
+        while (message := handshake_of(self.raw)) is None and time.monotonic() < deadline:
             more = sock.recv(65536)
             if not more:
                 break
             self.raw += more
-        self.facts = _facts(message or b"")
+        self.facts = facts_of(message or b"")
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.incoming.write(self.raw)
-        file = "stranger" if "stranger" in str(self.facts["sni"]) else "server"
+        file = "stranger" if str(self.facts["sni"]).startswith("stranger") else "server"
         if file not in _contexts:
             _contexts[file] = certs.context(file)
         self.tls = _contexts[file].wrap_bio(self.incoming, self.outgoing, server_side=True)

@@ -53,9 +53,10 @@ def _header(head: bytes, name: str) -> str:
 
 
 def _host(head: bytes, target: str) -> str:
-    """The site that the request is for: an absolute URL's host, else the Host header's."""
-    found = re.match(r"(?i)[a-z]+://(?:[^/@]*@)?([^/:?#]+)", target)
-    return (found[1] if found else _header(head, "Host").rsplit("@")[-1].split(":")[0]).lower()
+    """The sites that the request may be for: an absolute URL's host and each Host header's, for readers differ in which counts."""
+    url = re.findall(r"(?i)^[a-z]+:/+([^/?#]+)", target)
+    headers = [h.decode("latin-1") for h in re.findall(rb"(?im)^[ \t]*host[ \t]*:[ \t]*([^\r\n]*)", head)]
+    return "|".join(dict.fromkeys(re.sub(r":\d+$", "", text.strip().rsplit("@")[-1]).lower() for text in (*url, *headers)))
 
 
 def _length(head: bytes, target: str) -> int | None:
