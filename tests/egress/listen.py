@@ -1,6 +1,6 @@
 """Stands in for a service that sessions must not reach: it answers, and logs tokens. Runs on hosts and inside other sessions.
 
-    python3 -m egress.listen PLACE tcp:2376 udp:7946 tcp:8999@127.0.0.1 udp:5353@224.0.0.251 …
+    python3 -m egress.listen PLACE tcp:2376 udp:7946 tcp:8999@127.0.0.1 udp:5353@224.0.0.251@INTERFACE-ADDRESS …
 
 A port that is taken by the real service is left to it.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import selectors
 import socket
-import struct
 import sys
 
 from .world.log import answer, seen
@@ -19,8 +18,9 @@ def _open(kind: str, port: int, address: str) -> socket.socket:
     family = socket.AF_INET if "." in address else socket.AF_INET6
     server = socket.socket(family, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if address.startswith("224."):
-        server.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, struct.pack("4s4s", socket.inet_aton(address), bytes(4)))
+    group, _, interface = address.partition("@")
+    if interface:
+        server.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton(group) + socket.inet_aton(interface))
         address = "0.0.0.0"
     server.bind((address, port))
     if kind == "tcp":

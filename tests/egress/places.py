@@ -79,6 +79,8 @@ def permitted(klass: str, seen: Mapping[str, object]) -> bool:
         name = str(seen["name"])
         plain = place == "nameserver" and not seen.get("extra")
         return plain and (name_listed(name) if klass == "listed" else klass == "open" and name not in (*DOH_NAMES, "denied.example"))
+    if place == "hub":
+        return True
     if klass == "open":
         public = place in ("allowed", "cdn", "attacker", "listed", "attacker_dns") and protocol == "tcp" and port not in (53, 853)
         return public and seen.get("sni") not in (*DOH_NAMES, "denied.example") and not seen.get("ech")

@@ -136,7 +136,7 @@ class Attack:
         return ""
 
     def dns(
-        self, name: str, kind: str | int = "TXT", *, server: str = "", port: int = 53, tcp: bool = False, klass: int = 1, flags: int = 0x0100,
+        self, name: str, kind: str | int = "TXT", *, server: str = "", port: int = 53, tcp: bool = False, number: int = 1, flags: int = 0x0100,
         edns: int = 0, questions: Sequence[str] = (), trailing: bool = False,
     ) -> str:  # fmt: skip
         """Ask a resolver (the class's, where no other is named) something with the token in it."""
@@ -152,7 +152,7 @@ class Attack:
             extra, additional = extra + wire.option(edns, data), 1
         if trailing:
             extra += self.token.encode()
-        message = wire.query(name, kind, klass=klass, flags=flags, extra=extra, additional=additional, questions=count)
+        message = wire.query(name, kind, klass=number, flags=flags, extra=extra, additional=additional, questions=count)
         return wire.exchange(message, server or self.gateway, port, tcp).decode("latin-1")
 
     def rebind(self, name: str, port: int = 0, way: str = "dns", kind: int = 1) -> str:

@@ -23,7 +23,7 @@ def cases() -> list[Case]:
     return [*_protocols(), *_sources(), *_six(), *_bridge()]
 
 
-def _raw(family: str, name: str, method: str, **more: object) -> Case:
+def _raw(family: str, name: str, method: str, /, **more: object) -> Case:
     return case(family, name, method, where="netns", **more)  # type: ignore[arg-type]
 
 
@@ -55,7 +55,7 @@ def _protocols() -> list[Case]:
         _raw(raw, "in a packet to the node", "ip4", to="{attacker}", wrap="{gw}", unshown="the node unwraps nothing without a tunnel of its own"),
         _raw(raw, "loose source route", "ip4", to="{attacker}", options="loose route", unshown="the kernel takes no source routes by default"),
         _raw(raw, "strict source route", "ip4", to="{attacker}", options="strict route", unshown="the kernel takes no source routes by default"),
-        _raw(raw, "to the node's loopback", "ip4", to="127.0.0.1", dport=5355, unshown="the kernel drops such a destination before any rule"),
+        _raw(raw, "to the node's loopback", "ip4", to="127.0.0.1", dport=8998),
     ]
     found += [_raw(raw, f"IP option {name}", "ip4", to="{attacker}", options=name) for name in ("record route", "timestamp", "router alert", "security", "unknown")]
     found += [

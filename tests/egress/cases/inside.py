@@ -42,7 +42,7 @@ def _platform() -> list[Case]:
             found.append(case(_family(service, host), f"{service} ({host})", "reach", dial=f"{{{host}}}:{port}", sign="connected"))
     for service, port in UDP.items():
         for host in ("node", "control"):
-            quiet = "the stand-in leaves port 53 to resolvers" if service == "DNS" else "the kernel has the port, and answers nothing" if service == "VXLAN" else ""
+            quiet = "the real service has the port, and answers nothing" if host == "node" and port in (7946, 4789) else ""
             found.append(case(_family(service, host), f"{service} by UDP ({host})", "datagram", to=f"{{{host}}}:{port}", unshown=quiet))
     for name, text in (("Docker API", "{control}:2376"), ("Docker API of the node", "127.0.0.1:2375"), ("homes service", "{control}:8700"), ("Swarm", "{node}:7946"),
                        ("egress daemon", "{node}:8701"), ("SSH of the node", "{node}:22")):  # fmt: skip
@@ -91,7 +91,7 @@ def _open() -> list[Case]:
     """A class with the public internet: its names are all but denied ones, and never what is private."""
     family, found = "a class with the public internet", []
 
-    def add(name: str, method: str, **more: object) -> None:
+    def add(name: str, method: str, /, **more: object) -> None:
         found.append(case(family, name, method, klass="open", **more))  # type: ignore[arg-type]
 
     for place in ("internal", "metadata"):

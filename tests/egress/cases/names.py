@@ -50,14 +50,14 @@ def cases() -> list[Case]:
     found += [case(odd, f"EDNS {name} with data, for a listed name", "dns", name="a.wild.example", kind="A", edns=code) for name, code in EDNS.items()]
     found += [case(odd, name, "dns", name=TUNNEL, kind="A", flags=flags) for name, flags in FLAGS.items()]
     found += [
-        case(odd, f"class {name}", "dns", name=TUNNEL, kind="TXT", klass=number) for name, number in (("CH", 3), ("HS", 4), ("NONE", 254), ("ANY", 255))
+        case(odd, f"class {name}", "dns", name=TUNNEL, kind="TXT", number=number) for name, number in (("CH", 3), ("HS", 4), ("NONE", 254), ("ANY", 255))
     ]
     found += [
         case(odd, "two questions, the second bad", "dns", name="a.wild.example", kind="A", questions=[TUNNEL]),
         case(odd, "two questions, the first bad", "dns", name=TUNNEL, kind="A", questions=["a.wild.example"]),
         case(odd, "bytes after the message", "dns", name="a.wild.example", kind="A", trailing=True),
         case(odd, "bytes after the message by TCP", "dns", name="a.wild.example", kind="A", trailing=True, tcp=True),
-        case(odd, "class CH of a listed name", "dns", name="{token}.wild.example", kind="TXT", klass=3),
+        case(odd, "class CH of a listed name", "dns", name="{token}.wild.example", kind="TXT", number=3),
     ]
     elsewhere = "UDP and TCP 53"
     for server in ("nameserver", "attacker_dns", "doh", "allowed", "internal"):

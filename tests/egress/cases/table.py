@@ -28,7 +28,7 @@ class Case:
     limit: str = ""
 
 
-def case(family: str, name: str, method: str, *, klass: str = "listed", where: str = "inside", sign: str = "", unshown: str | Mapping[str, str] = "",
+def case(family: str, name: str, method: str, /, *, klass: str = "listed", where: str = "inside", sign: str = "", unshown: str | Mapping[str, str] = "",
          limit: str = "", **arguments: object) -> Case:  # fmt: skip
     """Write a case in one line of a table."""
     reasons = {EVERYWHERE: unshown} if isinstance(unshown, str) and unshown else dict(unshown or {})  # type: ignore[arg-type]

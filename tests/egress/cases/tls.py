@@ -62,7 +62,7 @@ def cases() -> list[Case]:
             ("before the proxy has answered", CDN, {"early": True}),
             ("a Host header that is the SNI", CDN, {"head": "X-Host: tenant.attacker.example\r\n"}),
             ("a wildcard's name", "a.wild.example:443", {}),
-            ("a name in upper case", "CDN.Example:443", {}),
+            ("CONNECT in upper case", "CDN.Example:443", {}),
             ("a name with a dot", "cdn.example.:443", {}),
             ("after 30 headers", CDN, {"head": "".join(f"X-{i}: y\r\n" for i in range(30))}),
             ("in HTTP/1.0", CDN, {"head": "Connection: close\r\n"}),

@@ -45,6 +45,8 @@ def main() -> None:
             # Streams of the permitted places and questions to the site's nameserver are judged by those who understand them.
             if place == "world" and (where in ("allowed", "cdn", "corp") and protocol == "tcp" or where == "nameserver" and port == 53):
                 continue
+            if place == "platform" and port == 8081:
+                where = "hub"
             # Outside has every port of a place behind one rule of its own, so the destination here is still the one that was dialled.
             seen(frame, place=where, protocol=protocol, port=port, way="packet")
 
