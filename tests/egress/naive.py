@@ -59,6 +59,7 @@ def _proxy(client: socket.socket, port: int, nameserver: str) -> None:
     with client:
         client.settimeout(IDLE)
         data = client.recv(1 << 16)
+        url = ""
         if port == 3130:
             message = None
             while (message := handshake_of(data)) is None and (more := client.recv(1 << 16)):
@@ -74,6 +75,8 @@ def _proxy(client: socket.socket, port: int, nameserver: str) -> None:
             else:
                 found = re.match(r"(?i)[a-z]+:/+(?:[^/@]*@)?([^/?#]+)", url) or re.search(r"(?im)^host[ \t]*:[ \t]*([^\r\n]+)", head)
                 target, keep = (found[1] if found else "") + ("" if found and re.search(r":\d+$", found[1]) else ":80"), data
+        if target.endswith(":3128") and not url.startswith(target):
+            raise OSError("a request that asks this proxy for itself would never end")
         host, _, number = target.strip().encode("latin-1").decode("utf-8", "replace").rpartition(":")
         with _dial(host, _number(number), nameserver) as server:
             server.settimeout(IDLE)

@@ -25,15 +25,15 @@ NODE_ONLY = "udp:7948@:: udp:5353@224.0.0.251@{gateway} udp:5355@224.0.0.252@{ga
 # IPv6 of the site: nodes and hosts on one network, sessions behind a node. Docker gives sessions none; the attacker takes it.
 SITE6, SESSIONS6 = "fd77:2::", {"listed": "fd77:1::", "open": "fd77:3::", "closed": "fd77:4::"}
 
-IMAGE = """docker image inspect egress-attacker:1 > /dev/null 2>&1 && exit 0
+IMAGE = """docker image inspect egress-attacker:2 > /dev/null 2>&1 && exit 0
 set -e
 rm -rf /run/egress-image; mkdir -p /run/egress-image; cd /run/egress-image
 for name in bin sbin lib lib64; do ln -s usr/$name $name; done
 mkdir -p usr egress proc sys dev run tmp etc/apt/apt.conf.d etc/apt/preferences.d etc/apt/trusted.gpg.d var/lib/dpkg/info var/lib/dpkg/updates \
-  var/lib/apt/lists/partial var/cache/apt/archives/partial var/log/apt root
-touch var/lib/dpkg/status etc/resolv.conf; chmod 1777 tmp
+  var/lib/apt/lists/partial var/cache/apt/archives/partial var/log/apt root etc/ssl/certs
+touch var/lib/dpkg/status etc/resolv.conf etc/ssl/certs/ca-certificates.crt; chmod 1777 tmp
 echo root:x:0:0:root:/root:/bin/sh > etc/passwd; echo root:x:0: > etc/group; echo 'hosts: files dns' > etc/nsswitch.conf
-tar -c . | docker import - egress-attacker:1 > /dev/null"""
+tar -c . | docker import - egress-attacker:2 > /dev/null"""
 
 
 def _archive() -> bytes:
@@ -133,14 +133,14 @@ class World:
 
 @dataclass
 class Session:
-    """A Swarm service like one of the hub's, whose program is a listener that logs what reaches it."""
+    """A Swarm service like one of the hub's. One that is to be attacked listens."""
 
     world: World
     name: str
     node: str
     klass: str
     sandbox: str
-    options: str = ""
+    listens: bool = False
     container: str = ""
     pid: int = 0
     address: str = ""
@@ -152,14 +152,15 @@ class Session:
 
     def start(self) -> None:
         """Create the service, and wait until its task runs."""
-        program = "python3 -m egress.listen session tcp:8888 udp:8888 tcp:9999 udp:5353 udp:7946"
+        program = "python3 -m egress.listen session tcp:8888 udp:8888 tcp:9999 udp:5353 udp:7946" if self.listens else "sleep 36000"
         self.world.hosts["control"].run(
             f"docker service rm {self.name} > /dev/null 2>&1; docker service create -q --no-resolve-image -d --name {self.name} --network mh-{self.klass} "
             f"--constraint node.hostname=={self.node} --constraint node.labels.metalhub.network==ready --endpoint-mode dnsrr "
             "--publish mode=host,target=8888 --restart-condition none --cap-drop ALL --stop-grace-period 1s "
             f"--label metalhub.session=egress-test --env METALHUB_SANDBOX={self.sandbox} --env PYTHONPATH=/egress "
             "--mount type=bind,src=/usr,dst=/usr,ro --mount type=bind,src=/run/egress,dst=/egress,ro --mount type=tmpfs,dst=/tmp "
-            f"--mount type=bind,src=/run/egress/resolv-{self.klass},dst=/etc/resolv.conf,ro {self.options} egress-attacker:1 {program}"
+            f"--mount type=bind,src=/run/egress/resolv-{self.klass},dst=/etc/resolv.conf,ro "
+            f"--mount type=bind,src=/run/egress/ca.crt,dst=/etc/ssl/certs/ca-certificates.crt,ro egress-attacker:2 {program}"
         )
         for _ in range(100):
             text = self.world.hosts["control"].run(

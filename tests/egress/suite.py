@@ -93,7 +93,7 @@ class Suite:
         """Make the world and the sessions."""
         self.control.on()
         self.world.up()
-        targets = {name: Session(self.world, f"egress-{name}", node, klass, "runc")
+        targets = {name: Session(self.world, f"egress-{name}", node, klass, "runc", True)
                    for name, node, klass in (("same", "compute1", "listed"), ("other", "compute1", "open"), ("far", "compute2", "listed"))}  # fmt: skip
         self.attackers = {(sandbox, klass): Session(self.world, f"egress-{sandbox}-{klass}", "compute1", klass, sandbox)
                           for sandbox in sandboxes for klass in SUBNETS}  # fmt: skip
