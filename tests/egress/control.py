@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from .hosts import Machine
 from .places import ADDRESSES
 
-SUBNETS = {"listed": "10.231.64.0/20", "open": "10.231.80.0/20", "closed": "10.231.96.0/20"}
+SUBNETS = {"listed": "10.231.64.0/20", "open": "10.231.32.0/20", "none": "10.231.48.0/20"}
 # What runs on a node for sessions. Where a unit is not there, that part of the control is not there either.
-UNITS = ("metalhub-squid.service", "metalhub-egress.service", *(f"metalhub-resolver@{name}.service" for name in (*SUBNETS, "core")))
-TABLES = ("inet metalhub", "bridge metalhub", "inet metalhub_egress")
+UNITS = ("metalhub-squid.service", "metalhub-egress.service", *(f"metalhub-resolver@{name}.service" for name in ("_node", *SUBNETS)))
+TABLES = ("inet metalhub", "bridge metalhub")
 
 
 def gateway(klass: str) -> str:

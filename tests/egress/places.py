@@ -54,6 +54,7 @@ NAMES |= dict.fromkeys(DOH_NAMES, "doh")
 LISTED_NAMES = ("allowed.example", "cdn.example", "intra.corp.example")
 LISTED_BELOW = (".wild.example", ".pkg.example")
 DENIED_NAMES = ("secret.wild.example",)
+DENIED_IN_OPEN = (*DOH_NAMES, "denied.example", "pool.mining.example")
 RAW_PORTS = (2222,)  # of *.wild.example
 LISTED_PORTS = {("tcp", 443), ("tcp", 8443), ("udp", 9999)}
 
@@ -78,12 +79,12 @@ def permitted(klass: str, seen: Mapping[str, object]) -> bool:
         # What the site's nameserver is asked by the node. That answers with data do not come back is judged by the answers.
         name = str(seen["name"])
         plain = place == "nameserver" and not seen.get("extra")
-        return plain and (name_listed(name) if klass == "listed" else klass == "open" and name not in (*DOH_NAMES, "denied.example"))
+        return plain and (name_listed(name) if klass == "listed" else klass == "open" and name not in DENIED_IN_OPEN)
     if place == "hub":
         return True
     if klass == "open":
         public = place in ("allowed", "cdn", "attacker", "listed", "attacker_dns") and protocol == "tcp" and port not in (53, 853)
-        return public and seen.get("sni") not in (*DOH_NAMES, "denied.example") and not seen.get("ech")
+        return public and seen.get("sni") not in DENIED_IN_OPEN and not seen.get("ech")
     if klass != "listed":
         return False
     if place == "listed":

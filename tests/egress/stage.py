@@ -23,7 +23,7 @@ PLATFORM = ("tcp:2375 tcp:2376 tcp:2377 tcp:7946 tcp:5000 tcp:5001 tcp:8700 tcp:
 PEER_ONLY = "tcp:3128"
 NODE_ONLY = "udp:7948@:: udp:5353@224.0.0.251@{gateway} udp:5355@224.0.0.252@{gateway} udp:1900@239.255.255.250@{gateway}"
 # IPv6 of the site: nodes and hosts on one network, sessions behind a node. Docker gives sessions none; the attacker takes it.
-SITE6, SESSIONS6 = "fd77:2::", {"listed": "fd77:1::", "open": "fd77:3::", "closed": "fd77:4::"}
+SITE6, SESSIONS6 = "fd77:2::", {"listed": "fd77:1::", "open": "fd77:3::", "none": "fd77:4::"}
 
 IMAGE = """docker image inspect egress-attacker:2 > /dev/null 2>&1 && exit 0
 set -e

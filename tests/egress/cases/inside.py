@@ -30,7 +30,7 @@ def _family(service: str, host: str) -> str:
 
 
 def cases() -> list[Case]:
-    return [*_platform(), *_sessions(), *_open(), *_closed()]
+    return [*_platform(), *_sessions(), *_open(), *_none()]
 
 
 def _platform() -> list[Case]:
@@ -116,6 +116,7 @@ def _open() -> list[Case]:
     add("a denied name as SNI", "stream", dial="{attacker}:443", tls="denied.example", http="denied.example")
     add("a denied name as SNI behind another CONNECT", "stream", dial=PROXY, connect="attacker.example:443", tls="denied.example", http="x")
     add("a denied name in DNS", "dns", name="denied.example", kind="A", sign="text:\xc6\x33\x64\x42")
+    add("a deny-listed name", "stream", dial=PROXY, connect="pool.mining.example:443", tls="pool.mining.example", http="pool.mining.example")
     add("ECH", "stream", dial="{attacker}:443", tls="attacker.example", hello="ech")
     add("a tunnel by TXT", "dns", name="{token}.t.attacker.example", kind="TXT")
     add("a tunnel by NULL", "dns", name="{token}.t.attacker.example", kind="NULL")
@@ -129,7 +130,7 @@ def _open() -> list[Case]:
     return found
 
 
-def _closed() -> list[Case]:
+def _none() -> list[Case]:
     """A class without anything."""
     family = "a class without anything"
     rows: list[tuple[str, str, dict[str, object]]] = [
@@ -145,4 +146,4 @@ def _closed() -> list[Case]:
         ("the attacker", "stream", {"dial": "{attacker}:443", "send": "{token}\n"}),
         ("a session of another class", "stream", {"dial": "{same}:8888", "send": "{token}\n"}),
     ]  # fmt: skip
-    return [case(family, name, method, klass="closed", **arguments) for name, method, arguments in rows]  # type: ignore[arg-type]
+    return [case(family, name, method, klass="none", **arguments) for name, method, arguments in rows]  # type: ignore[arg-type]
