@@ -11,7 +11,7 @@ from .places import ADDRESSES
 
 SUBNETS = {"listed": "10.231.64.0/20", "open": "10.231.32.0/20", "none": "10.231.48.0/20"}
 # What runs on a node for sessions. Where a unit is not there, that part of the control is not there either.
-UNITS = ("metalhub-squid.service", "metalhub-egress.service", *(f"metalhub-resolver@{name}.service" for name in ("_node", *SUBNETS)))
+UNITS = ("metalhub-squid.service", "metalhub-egress.socket", "metalhub-egress.service", *(f"metalhub-resolver@{name}.service" for name in ("_node", *SUBNETS)))
 TABLES = ("inet metalhub", "bridge metalhub")
 
 
@@ -32,17 +32,20 @@ class Control:
         for host in (*self.nodes, *self.others):
             host.run("; ".join(f"nft delete table {table} 2>/dev/null" for table in TABLES), check=False)
         for node in self.nodes:
-            node.run(f"systemctl stop {' '.join(UNITS)} 2>/dev/null", check=False)
+            node.run(f"timeout 20 systemctl stop {' '.join(UNITS)} 2>/dev/null; systemctl kill -s KILL {' '.join(UNITS)} 2>/dev/null", check=False)
             for klass in SUBNETS:
                 node.run(f"for way in i o; do iptables -C DOCKER-USER -$way mh-{klass} -j ACCEPT 2>/dev/null || iptables -I DOCKER-USER -$way mh-{klass} -j ACCEPT; done")
             node.run("ip6tables -P FORWARD ACCEPT")
             node.run("conntrack -F 2>/dev/null", check=False)
+            # What the control itself has for ports is as open as any other port of a node then.
+            node.unit("egress-stand-in", f"python3 -m egress.listen platform tcp:8701 {'' if node is self.nodes[0] else 'tcp:3128'}", "/run/egress-stand-in.log")
         first = self.nodes[0]
         first.unit("egress-naive", f"python3 -m egress.naive {ADDRESSES['nameserver']} {' '.join(gateway(k) for k in SUBNETS)}", "/run/egress-naive.log")
 
     def on(self) -> None:
         """As the roles left it."""
-        self.nodes[0].run("systemctl stop egress-naive", check=False)
+        for node in self.nodes:
+            node.run("systemctl stop egress-naive egress-stand-in 2>/dev/null", check=False)
         for node in self.nodes:
             for klass in SUBNETS:
                 node.run(f"for way in i o; do while iptables -D DOCKER-USER -$way mh-{klass} -j ACCEPT 2>/dev/null; do :; done; done", check=False)

@@ -17,10 +17,8 @@ from .places import ADDRESSES, ADDRESSES6, RANGES, RANGES6
 HERE = Path(__file__).parent
 BLACKHOLE = ("ip route replace blackhole {}", "ip -6 route replace blackhole {}")
 # Stand-ins on the platform's hosts. Real services keep their ports.
-PLATFORM = ("tcp:2375 tcp:2376 tcp:2377 tcp:7946 tcp:5000 tcp:5001 tcp:8700 tcp:8701 tcp:111 tcp:2049 tcp:20048 tcp:445 tcp:8099 tcp:9100 tcp:32768 "
+PLATFORM = ("tcp:2375 tcp:2376 tcp:2377 tcp:7946 tcp:5000 tcp:5001 tcp:8700 tcp:111 tcp:2049 tcp:20048 tcp:445 tcp:8099 tcp:9100 tcp:32768 "
             "udp:111 udp:2049 udp:7946 udp:4789 tcp:8999@127.0.0.1 udp:8998@127.0.0.1 tcp:2375@127.0.0.1 udp:53@{address}")  # fmt: skip
-# The first node's own proxy port is the control's, or that of the proxy in its place.
-PEER_ONLY = "tcp:3128"
 NODE_ONLY = "udp:7948@:: udp:5353@224.0.0.251@{gateway} udp:5355@224.0.0.252@{gateway} udp:1900@239.255.255.250@{gateway}"
 # IPv6 of the site: nodes and hosts on one network, sessions behind a node. Docker gives sessions none; the attacker takes it.
 SITE6, SESSIONS6 = "fd77:2::", {"listed": "fd77:1::", "open": "fd77:3::", "none": "fd77:4::"}
@@ -116,7 +114,7 @@ class World:
             host.unit("egress-hub", "python3 -m egress.listen hub tcp:8081", "/run/egress-hub.log")
         if host is not self.node:
             host.unit("egress-sniff", "python3 -m egress.world.sniff eth0 platform", "/run/egress-sniff.log")
-            host.unit("egress-platform", f"python3 -m egress.listen platform {PLATFORM.format(address=host.address)} {PEER_ONLY}", "/run/egress-platform.log")
+            host.unit("egress-platform", f"python3 -m egress.listen platform {PLATFORM.format(address=host.address)} {'tcp:8701' if host.name == 'control' else ''}", "/run/egress-platform.log")
 
     def bridges_up(self) -> None:
         """What needs the session bridges of the first node, which exist once a session is on them."""

