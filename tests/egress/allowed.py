@@ -32,7 +32,8 @@ class Errand:
 ERRANDS_OF_USERS = (
     Errand("curl", "curl -s https://allowed.example/", '"sni": "allowed.example"'),
     Errand("curl, plain HTTP", "curl -s http://allowed.example/", '"port": 80'),
-    Errand("curl, below a wildcard", "curl -s https://some.thing.wild.example/", '"sni": "some.thing.wild.example"', klass="open"),
+    # The authority's wildcard covers one label, the class's any number.
+    Errand("curl, far below a wildcard", "curl -sk https://some.thing.wild.example/", '"sni": "some.thing.wild.example"'),
     Errand("curl, a wildcard", "curl -s https://a.wild.example/", '"sni": "a.wild.example"'),
     Errand("curl, a shared address", "curl -s https://cdn.example/", '"sni": "cdn.example"'),
     Errand("curl, a name in the site's own network", "curl -s https://intra.corp.example/", '"place": "corp"'),

@@ -45,7 +45,7 @@ def _protocols() -> list[Case]:
         _raw(raw, "fragments, in order", "ip4", to="{attacker}", pieces="small"),
         _raw(raw, "fragments, the header last", "ip4", to="{attacker}", pieces="late header"),
         _raw(raw, "fragments of TCP", "ip4", to="{attacker}", protocol=6, pieces="small"),
-        _raw(raw, "fragments that overlap", "ip4", to="{attacker}", pieces="overlap"),
+        _raw(raw, "fragments that overlap", "ip4", to="{attacker}", pieces="overlap", unshown="the kernel drops what overlaps"),
         _raw(raw, "one hop left", "ip4", to="{attacker}", ttl=2),
         _raw(raw, "in a packet to the listed address", "ip4", to="{attacker}", wrap="{listed}"),
         _raw(raw, "in a packet to the node", "ip4", to="{attacker}", wrap="{gw}", unshown="the node unwraps nothing without a tunnel of its own"),

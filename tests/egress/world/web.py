@@ -134,7 +134,7 @@ def _resource(target: str, facts: dict[str, object], size: int) -> tuple[str, li
         return "200 OK", [], files.Content(size=int(found[1]))
     content = files.find(str(facts["host"]), path) if facts["place"] == "allowed" else None
     if content is not None:
-        return "200 OK", [], content
+        return "200 OK", ["Content-Type: text/html"] if path.endswith("/") else [], content
     if NAMES.get(str(facts["host"])) == "allowed" and str(facts["host"]).endswith("pkg.example"):
         return "404 Not Found", [], files.Content(b"not here\n")
     return "200 OK", ["Content-Type: text/plain"], files.Content(answer(facts).encode())
