@@ -42,7 +42,7 @@ class Machine:
         """Run a program in the background as a transient unit, in place of the one of that name."""
         output = f"-p StandardOutput=append:{log} -p StandardError=append:{log}.errors" if log else ""
         self.run(f"systemctl stop {name} 2>/dev/null; systemctl reset-failed {name} 2>/dev/null; rm -f {log} {log}.errors; "
-                 f"systemd-run -q --collect --unit {name} {output} --setenv=PYTHONPATH=/run/egress {command}")  # fmt: skip
+                 f"systemd-run -q --collect --unit {name} {output} --setenv=PYTHONPATH=/opt/egress-test {command}")  # fmt: skip
 
 
 def load(testbed: str) -> Mapping[str, Machine]:

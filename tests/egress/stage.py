@@ -64,16 +64,16 @@ class World:
         """Addresses, routes, servers. May run any number of times."""
         data = _archive()
         for host in self.hosts.values():
-            host.run("rm -rf /run/egress; mkdir -p /run/egress; tar -x -C /run/egress; python3 -m compileall -q /run/egress", stdin=data)
+            host.run("rm -rf /opt/egress-test; mkdir -p /opt/egress-test; tar -x -C /opt/egress-test; python3 -m compileall -q /opt/egress-test", stdin=data)
         self._outside()
         for number, host in enumerate(self.platform, 3):
             self._routes(host, number)
         authority = self.outside.run("cat /run/egress-world/ca.crt")
         for name in ("compute1", "compute2"):
             host = self.hosts[name]
-            host.run("cat > /run/egress/ca.crt", stdin=authority.encode())
+            host.run("cat > /opt/egress-test/ca.crt", stdin=authority.encode())
             for klass in SUBNETS:
-                host.run(f"printf 'nameserver {gateway(klass)}\\noptions timeout:1 attempts:2\\n' > /run/egress/resolv-{klass}")
+                host.run(f"printf 'nameserver {gateway(klass)}\\noptions timeout:1 attempts:2\\n' > /opt/egress-test/resolv-{klass}")
             host.run(IMAGE)
 
     def _outside(self) -> None:
@@ -139,6 +139,7 @@ class Session:
     klass: str
     sandbox: str
     listens: bool = False
+    program: str = "sleep 36000"
     container: str = ""
     pid: int = 0
     address: str = ""
@@ -150,15 +151,15 @@ class Session:
 
     def start(self) -> None:
         """Create the service, and wait until its task runs."""
-        program = "python3 -m egress.listen session tcp:8888 udp:8888 tcp:9999 udp:5353 udp:7946" if self.listens else "sleep 36000"
+        program = "python3 -m egress.listen session tcp:8888 udp:8888 tcp:9999 udp:5353 udp:7946" if self.listens else self.program
         self.world.hosts["control"].run(
             f"docker service rm {self.name} > /dev/null 2>&1; docker service create -q --no-resolve-image -d --name {self.name} --network mh-{self.klass} "
             f"--constraint node.hostname=={self.node} --constraint node.labels.metalhub.network==ready --endpoint-mode dnsrr "
             "--publish mode=host,target=8888 --restart-condition none --cap-drop ALL --stop-grace-period 1s "
             f"--label metalhub.session=egress-test --env METALHUB_SANDBOX={self.sandbox} --env PYTHONPATH=/egress "
-            "--mount type=bind,src=/usr,dst=/usr,ro --mount type=bind,src=/run/egress,dst=/egress,ro --mount type=tmpfs,dst=/tmp "
-            f"--mount type=bind,src=/run/egress/resolv-{self.klass},dst=/etc/resolv.conf,ro "
-            f"--mount type=bind,src=/run/egress/ca.crt,dst=/etc/ssl/certs/ca-certificates.crt,ro egress-attacker:2 {program}"
+            "--mount type=bind,src=/usr,dst=/usr,ro --mount type=bind,src=/opt/egress-test,dst=/egress,ro --mount type=tmpfs,dst=/tmp "
+            f"--mount type=bind,src=/opt/egress-test/resolv-{self.klass},dst=/etc/resolv.conf,ro "
+            f"--mount type=bind,src=/opt/egress-test/ca.crt,dst=/etc/ssl/certs/ca-certificates.crt,ro egress-attacker:2 {program}"
         )
         for _ in range(100):
             text = self.world.hosts["control"].run(

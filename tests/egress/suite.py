@@ -123,6 +123,10 @@ class Suite:
         return {**self.words, "gw": gateway(klass), "me": session.address, "gateway_mac": link[0], "link6": link[1].split("/")[0], "gateway6": f"{SESSIONS6[klass]}1",
                 "broadcast": str(ipaddress.ip_network(SUBNETS[klass]).broadcast_address)}  # fmt: skip
 
+    def fill(self, arguments: Mapping[str, object], words: Mapping[str, str]) -> object:
+        """A case's arguments with addresses in them."""
+        return _words(arguments, words)
+
     def attack(self, sandbox: str, wanted: Sequence[Case]) -> dict[int, tuple[str, str]]:
         """Carry out cases in the state that the control is in. Returns by the case's number why it leaked, and what its program said."""
         # A protocol without ports has one flow to a place behind address translation, so that of the other sandbox must not be remembered.
@@ -141,10 +145,10 @@ class Suite:
                 for number, case in chosen:
                     token = f"tok{secrets.token_hex(6)}"
                     tokens[token] = number
-                    arguments = _words(case.arguments, {**words, "token": token, "TOKEN": token.upper()})
+                    arguments = self.fill(case.arguments, {**words, "token": token, "TOKEN": token.upper()})
                     job["cases"].append({"token": token, "method": case.method, "where": where, "arguments": arguments})  # type: ignore[attr-defined]
                 inside = f"docker exec -i {session.container} python3 -m egress.attacker"
-                outside = f"PYTHONPATH=/run/egress nsenter -t {session.pid} -n python3 -m egress.attacker"
+                outside = f"PYTHONPATH=/opt/egress-test nsenter -t {session.pid} -n python3 -m egress.attacker"
                 text = session.host.run(inside if where == "inside" else outside, stdin=json.dumps(job).encode(), timeout=SECONDS + 30, check=False)
                 for line in text.splitlines():
                     if line.startswith("{"):
