@@ -54,13 +54,13 @@ def _reasons(results: Mapping[str, Sequence[Outcome]]) -> list[str]:
     return lines
 
 
-def write(results: Mapping[str, Sequence[Outcome]], directory: Path) -> None:
-    """Write attacks.json and attacks.md."""
+def write(results: Mapping[str, Sequence[Outcome]], directory: Path, name: str = "attacks") -> None:
+    """Write NAME.json and NAME.md."""
     directory.mkdir(parents=True, exist_ok=True)
     lines = [
         {"sandbox": sandbox, "family": o.case.family, "name": o.case.name, "leaks": o.leaks, "said": o.said, "unshown": dict(o.case.unshown), "limit": o.case.limit}
         for sandbox, outcomes in results.items()
         for o in outcomes
     ]
-    (directory / "attacks.json").write_text(json.dumps({"families": rows(results), "cases": lines}, indent=1) + "\n", encoding="utf-8")
-    (directory / "attacks.md").write_text(table(results) + "\n" + "\n".join(_reasons(results)) + "\n", encoding="utf-8")
+    (directory / f"{name}.json").write_text(json.dumps({"families": rows(results), "cases": lines}, indent=1) + "\n", encoding="utf-8")
+    (directory / f"{name}.md").write_text(table(results) + "\n" + "\n".join(_reasons(results)) + "\n", encoding="utf-8")

@@ -125,7 +125,6 @@ def _connect() -> list[Case]:
              unshown="the proxy without a check has only the fake internet's names"),
         case(literal, "another session on this node", "stream", dial=PROXY, connect="{same}:8888", send="{token}\n"),
         case(literal, "a session of another class", "stream", dial=PROXY, connect="{other}:8888", send="{token}\n"),
-        case(literal, "a published port of another node", "stream", dial=PROXY, connect="{peer}:{far_port}", send="{token}\n"),
     ]  # fmt: skip
     for port in PORTS:
         found.append(case(odd, f"{port} of a listed name", "stream", dial=PROXY, connect=f"allowed.example:{port}", send="{token}\n"))

@@ -125,7 +125,6 @@ def _inside() -> list[Case]:
                           h2=STRANGER, limit=FRONTING, **extra))  # fmt: skip
         found.append(case(authority, f"HTTP/2 without ALPN, a stranger's SNI, {where}", "stream", tls=STRANGER, h2="cdn.example", **extra))
     found += [
-        case(host, "a listed SNI and Host at the attacker's address", "stream", dial="{attacker}:443", tls="cdn.example", http="cdn.example"),
         case(host, "a listed SNI, the attacker's Host, at his address", "stream", dial="{attacker}:443", tls="cdn.example", http="attacker.example"),
         case(authority, "at the attacker's address", "stream", dial="{attacker}:443", tls="cdn.example", alpn=["h2"], h2="attacker.example"),
         case(authority, "without TLS by the proxy", "stream", dial=PROXY, h2=STRANGER,
