@@ -1,0 +1,1 @@
+"""A fake internet, attacks on the egress control, and what has to work beside them."""
