@@ -111,7 +111,7 @@ class Suite:
             "same6": same.take_ipv6(), "other": other.address, "other_port": str(other.port), "far_port": str(targets["far"].port),
             "control6": f"{SITE6}3", **{f"gw_{klass}": gateway(klass) for klass in SUBNETS},
         }  # fmt: skip
-        for (sandbox, klass), session in self.attackers.items():
+        for (_sandbox, klass), session in self.attackers.items():
             if klass != "none":
                 session.take_ipv6()
                 session.host.run(f"nsenter -t {session.pid} -n ip neigh replace {same.address} lladdr {same.mac()} dev eth0 2>/dev/null", check=False)

@@ -40,7 +40,7 @@ class Attack:
                 sock.sendall(f"CONNECT {connect} HTTP/1.1\r\nHost: {connect}\r\n{head}\r\n".encode("latin-1"))
                 if not early:
                     answer = sock.recv(4096)
-                    if not answer.split(b"\r\n")[0].split()[1:2] == [b"200"]:
+                    if answer.split(b"\r\n")[0].split()[1:2] != [b"200"]:
                         return answer[:200].decode("latin-1")
             stream: Any = sock
             if before:

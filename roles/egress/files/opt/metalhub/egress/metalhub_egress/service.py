@@ -304,8 +304,11 @@ async def serve(service: Service) -> None:
 
     def reload() -> None:
         try:
-            if service.load():
-                loop.run_in_executor(None, lambda: print(f"the policy has changed; {service.recheck()} connections were cut", flush=True))
+            changed = service.load()
+            # Also with the same policy: the packet filter's rules may be new, and its sets of addresses with them empty.
+            loop.run_in_executor(None, lambda: print(f"reloaded; {service.recheck()} connections were cut", flush=True))
+            if changed:
+                print("the policy has changed", flush=True)
         except (OSError, ValueError) as error:
             print(f"{POLICY} cannot be used, the one before stays: {error}", flush=True)
 
