@@ -150,3 +150,73 @@ def test_vs_code_in_the_same_home(cluster: Cluster, browser: Browser, guest: Gue
     page.keyboard.press("Control+s")
     wait("the file saved in the home", lambda: "from the editor" in cluster.ssh(cluster.storage, f"cat {home}/answer.py"), 20)
     page.context.close()
+
+
+ASK = """
+import http.client, json, os, socket, urllib.error, urllib.request
+found = {"proxy": os.environ.get("https_proxy", "")}
+try:
+    urllib.request.urlopen("http://nowhere.example.org/", timeout=8)
+except urllib.error.HTTPError as error:
+    found["refused"] = [error.code, error.read().decode()]
+try:
+    socket.getaddrinfo("stranger.example.net", 443)
+except socket.gaierror:
+    found["unknown"] = True
+channel = socket.socket()
+channel.settimeout(5)
+found["address"] = channel.connect_ex(("203.0.113.9", 4711))
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.timeout(1200)
+def test_what_was_refused_is_known(cluster: Cluster, browser: Browser, guest: Guest, account: Account, converged: Converge) -> None:
+    converged(metalhub_egress_internal=["data.example.org", "git.example.org:22"])
+    user = "t-egress"
+    hub = guest(user)
+    hub.start(user, None)
+    node = cluster.node_of(user)
+    with hub.kernel(user) as kernel:
+        found = json.loads(kernel.run(ASK).splitlines()[-1])
+    assert found["proxy"] == "http://10.231.0.1:3128" and found["unknown"] and found["address"] != 0
+    status, text = found["refused"]
+    assert status == 403 and "This session may not reach <b>nowhere.example.org</b>: not in the class" in text
+
+    # A person who is no administrator sees nothing of it.
+    page = log_in(browser.new_context(), cluster, user, account(user))
+    page.wait_for_url(lambda url: "/hub/login" not in url)
+    answer = page.goto(f"https://{cluster.domain}/hub/metalhub/egress")
+    assert answer and answer.status == 403
+    admin = cluster.ssh(cluster.control, "cat /etc/metalhub/secrets/admin-password")
+    page = log_in(browser.new_context(viewport={"width": 1280, "height": 800}), cluster, "admin", admin)
+    page.wait_for_url(lambda url: "/hub/login" not in url)
+
+    def told() -> bool:
+        page.goto(f"https://{cluster.domain}/hub/metalhub/egress?user={user}")
+        return page.locator("tbody tr").count() >= 3
+
+    wait("what was refused is on the page", told, 30, 2)
+    for destination in ("nowhere.example.org", "stranger.example.net", "203.0.113.9:4711"):
+        expect(page.locator("tbody tr", has_text=destination)).to_contain_text(user)
+    line = page.locator("tbody tr", has_text="nowhere.example.org").locator(".mh-copy code")
+    expect(line).to_contain_text("nowhere.example.org")
+    picture(page, "egress")
+    run = play("egress_report.yml", "-e", "egress_report_since=1h")
+    assert run.status == 0 and run.changed == 0, run.tail()
+    assert "nowhere.example.org" in run.output and user in run.output
+
+    # The person is told when there is no way out.
+    cluster.ssh(node, "systemctl stop metalhub-squid")
+    try:
+        page = log_in(browser.new_context(viewport={"width": 1280, "height": 800}), cluster, user, account(user))
+        page.wait_for_url(lambda url: "/hub/login" not in url)
+
+        def alarm() -> bool:
+            page.goto(f"https://{cluster.domain}/hub/home")
+            return "way out is closed" in page.content()
+
+        wait("the session's page says that the way out is closed", alarm, 40, 2)
+        picture(page, "egress-closed")
+    finally:
+        cluster.ssh(node, "systemctl start metalhub-squid")
