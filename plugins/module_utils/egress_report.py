@@ -25,6 +25,7 @@ _ONLY_ADDRESSES = "The resolver gives addresses of names, and no records of this
 # What programs ask for on the way to an address. Whatever else they ask the resolver, it answers for no name at all.
 _ADDRESS_KINDS = ("", "A", "AAAA", "HTTPS", "SVCB", "TCP", "UDP")
 _NEVER = tuple(map(span_of, NEVER))
+_NEVER_OPEN = "No class may reach this address: it is of the machine itself or of its own network."
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,15 @@ def _number(value: object, otherwise: int) -> int:
         return otherwise
 
 
+def _is_never(destination: str) -> bool:
+    address = read_address(destination)
+    return address is not None and any(low <= address <= high for low, high in _NEVER)
+
+
 def entry_for(destination: str, port: int, protocol: str = "tcp", via: str = "") -> str:
     """The entry of ``allow`` for a destination; empty for what can be none, such as IPv6. Port 0 is a name that was only asked for."""
-    address = read_address(destination)
-    if address is not None:
-        place, usual = "" if any(low <= address <= high for low, high in _NEVER) else destination, False
+    if read_address(destination) is not None:
+        place, usual = "" if _is_never(destination) else destination, False
     else:
         try:
             place = canonical_name(destination) if destination.isascii() else ""
@@ -83,6 +88,8 @@ def _words(klass: str, destination: str, port: int, protocol: str, via: str, rea
     """The sentence, and the line to paste."""
     if via == "dns" and protocol:
         return _ONLY_ADDRESSES, ""
+    if _is_never(destination):
+        return _NEVER_OPEN, ""
     entry = "" if reason in _NO_LINE or not klass else entry_for(destination, port, protocol or "tcp", via)
     variable = f"metalhub_egress_{klass}" if klass in ("internal", "packages") else f"metalhub_egress_classes.{klass}.allow"
     return _SENTENCES.get(reason) or f"{reason[:1].upper()}{reason[1:]}.", f"- {entry}  # {variable}" if entry else ""

@@ -32,6 +32,7 @@ HEALTH_AT_ONCE, REPORTS_AT_ONCE = 64, 4
 NODE_LINES = 20_000
 NODE_BYTES = 32 * 2**20
 NODE_ROWS = 5_000
+SITE_ROWS = 20_000
 SPANS = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7)}
 
 _PARTS = {"metalhub-squid.service": "the proxy", "metalhub-resolver@_node.service": "the resolver"}
@@ -261,5 +262,6 @@ class Nodes:
             return rows
 
         tables = await asyncio.gather(*(ask(name, node) for name, node in nodes.items()))
-        rows = merge(row for table in tables for row in table)
+        # Not on the loop: with a hundred nodes this takes a second.
+        rows = await asyncio.to_thread(lambda: merge((row for table in tables for row in table), top=SITE_ROWS))
         return Report(since, tuple(rows), dict(sorted(silent.items())), dict(sorted(cut.items())))

@@ -113,6 +113,11 @@ def test_records_of_other_kinds_are_apart_from_the_name() -> None:
     assert "no records of this kind" in rows[0].sentence and "does not list" in rows[1].sentence
 
 
+def test_why_a_metadata_server_has_no_line() -> None:
+    (row,) = summarize([refusal("169.254.169.254", 80, via="packet")])
+    assert row.sentence.startswith("No class may reach this address") and not row.allow_line
+
+
 def test_a_reason_without_a_sentence_is_one() -> None:
     (row,) = summarize([refusal(reason="something new")])
     assert row.sentence == "Something new."

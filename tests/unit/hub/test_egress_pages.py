@@ -43,6 +43,7 @@ class Site:
             file.write(
                 "from metalhub_hub import egress\n"
                 "egress.HEALTH_EVERY = egress.REPORT_AGE = 0.3\n"
+                "egress.HEALTH_PATIENCE = 20\n"
                 f"c.JupyterHub.services += [{{'name': 'auditor', 'api_token': {AUDITOR!r}}}, {{'name': 'nobody', 'api_token': {NOBODY!r}}}]\n"
                 "c.JupyterHub.load_roles += [{'name': 'auditor', 'services': ['auditor'], 'scopes': ['admin-ui']}]\n"
             )
@@ -133,7 +134,7 @@ def page(site: Site, admin: requests.Session, query: str = "") -> str:
 
 def fresh(site: Site, admin: requests.Session, words: str, query: str = "") -> str:
     """The page, once it says this."""
-    return str(eventually(lambda: words in (text := page(site, admin, query)) and text, 10))
+    return str(eventually(lambda: words in (text := page(site, admin, query)) and text))
 
 
 def test_the_page_of_refusals(site: Site, admin: requests.Session) -> None:
@@ -172,7 +173,7 @@ def test_the_same_as_json(site: Site) -> None:
         headers = {"Authorization": f"token {AUDITOR}"}
         return requests.get(f"{site.hub.url}/metalhub/api/egress{query}", headers=headers, timeout=10).json()
 
-    answer = eventually(lambda: (found := ask())["silent"] and found["rows"] and found, 10)
+    answer = eventually(lambda: (found := ask())["silent"] and found["rows"] and found)
     assert [(row["destination"], row["class"], row["nodes"]) for row in answer["rows"]] == [
         ("b.example.org", "packages", ["compute1"]),
         ("data.example.org", "packages", ["compute1"]),
@@ -202,14 +203,14 @@ def test_a_closed_way_out_is_told(site: Site, admin: requests.Session, bob: requ
 
     assert closed not in told() and asked() == {"": ""}
     site.one.down = ["metalhub-squid.service"]
-    eventually(lambda: closed in told(), 10)
+    eventually(lambda: closed in told())
     assert asked() == {"": closed}
     assert "metalhub/egress" not in told(), "the alarm is the administrators'"
     assert "The way out of sessions on compute1: the proxy does not run." in html.unescape(site.hub.page("/home", admin))
     assert "The way out of sessions on <b>compute1</b>: the proxy does not run." in page(site, admin)
     site.one.down = []
-    eventually(lambda: closed not in told(), 10)
+    eventually(lambda: closed not in told())
     # What only another class needs closes nobody else's way out.
     site.one.down = ["metalhub-resolver@open.service"]
-    eventually(lambda: "resolver of class open" in site.hub.page("/home", admin), 10)
+    eventually(lambda: "resolver of class open" in site.hub.page("/home", admin))
     assert asked() == {"": ""}
