@@ -4,7 +4,8 @@
 
 Hosts as molecule/egress makes them, with the control on. A session of the class `listed` (by its proxy variables, and without them)
 and a container on Docker's own bridge fetch the same from the fake internet, taking turns. Printed: the median throughput of a large
-download and its ratio to the open bridge's, and the median of a small request with what is added to it.
+download and its ratio to the open bridge's, as fast as it goes and over a link of 1 Gbit/s, and the median of a small request with what
+is added to it. Everything shares the cores of one machine here, the server too, so without the link the ratio is one of processor time.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from egress.hosts import Machine  # noqa: E402
 from egress.places import ADDRESSES  # noqa: E402
 from egress.suite import SANDBOXES, Suite  # noqa: E402
 
-LARGE, SMALL = 300_000_000, 50
+LARGE, SMALL, GIGABIT = 300_000_000, 50, 125_000_000
 RUNTIMES = {"runc": "runc", "gvisor": "runsc"}
 MOUNTS = ("-v /usr:/usr:ro -v /opt/egress-test:/egress:ro -v /opt/egress-test/ca.crt:/etc/ssl/certs/ca-certificates.crt:ro "
           "-v /opt/egress-test/resolv-bench:/etc/resolv.conf:ro --tmpfs /tmp")  # fmt: skip
@@ -47,18 +48,24 @@ def measure(suite: Suite, sandbox: str, repeats: int) -> None:
     }
     for title, url in (("TLS", "https://files.pkg.example"), ("plain HTTP", "http://files.pkg.example")):
         speed: dict[str, list[float]] = {way: [] for way in ways}
+        linked: dict[str, list[float]] = {way: [] for way in ways}
         small: dict[str, list[float]] = {way: [] for way in ways}
         for turn in range(repeats + 1):
             for way, (container, environment) in ways.items():
-                rate = float(_inside(node, container, environment, f"curl -s -o /dev/null -w '%{{speed_download}}' {url}/large/{LARGE}"))
+                fetch = f"curl -s -o /dev/null -w '%{{speed_download}}' {url}/large/"
+                rate = float(_inside(node, container, environment, f"{fetch}{LARGE}"))
+                link = float(_inside(node, container, environment, f"{fetch}{LARGE}?rate={GIGABIT}"))
                 times = [float(t) for t in _inside(node, container, environment, f"python3 -m egress.attacker.errands small {SMALL} {url}/").split()]
                 if turn:  # the first warms up
                     speed[way].append(rate / 1e6)
+                    linked[way].append(link / 1e6)
                     small[way] += times
-        base, first = statistics.median(speed["open bridge"]), statistics.median(small["open bridge"])
+        first = statistics.median(small["open bridge"])
         for way in ways:
-            rate, p50 = statistics.median(speed[way]), statistics.median(small[way])
-            print(f"{sandbox:7} {title:11} {way:25} {rate:7.0f} MB/s  ratio {rate / base:4.2f}   small request p50 {p50 * 1e3:6.2f} ms  added {(p50 - first) * 1e3:6.2f} ms",
+            p50 = statistics.median(small[way])
+            rates = "   ".join(f"{name} {statistics.median(of[way]):5.0f} MB/s, ratio {statistics.median(of[way]) / statistics.median(of['open bridge']):4.2f}"
+                               for name, of in (("no limit", speed), ("1 Gbit/s", linked)))  # fmt: skip
+            print(f"{sandbox:7} {title:11} {way:25} {rates}   small request p50 {p50 * 1e3:6.2f} ms  added {(p50 - first) * 1e3:6.2f} ms",
                   flush=True)  # fmt: skip
     node.run("docker rm -f egress-bench > /dev/null")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import socket
 from typing import Protocol
 
 from ..places import NAMES
@@ -13,6 +14,7 @@ from .log import answer, seen
 
 METHOD = re.compile(rb"[A-Za-z!#$%&'*+.^_`|~0-9-]{1,20}[ \t]")
 FRAME = 9
+SO_MAX_PACING_RATE = 47
 
 
 class Stream(Protocol):
@@ -113,6 +115,9 @@ def _http1(stream: Stream, facts: dict[str, object], hosts: dict[str, str], data
     close = "close" in _header(head, "Connection").lower() or line.endswith("1.0")
     lines = [f"HTTP/1.1 {status}", "Server: world", f"Content-Length: {content.size}", *headers]
     stream.sendall(("\r\n".join([*lines, f"Connection: {'close' if close else 'keep-alive'}"]) + "\r\n\r\n").encode())
+    if found := re.search(r"[?&]rate=(\d+)", target):
+        # The kernel's own pacing stands for a link of so many bytes a second.
+        getattr(stream, "sock", stream).setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, int(found[1]))
     if method != "HEAD":
         for piece in content.pieces():
             stream.sendall(piece)
