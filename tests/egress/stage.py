@@ -156,7 +156,7 @@ class Session:
             f"docker service rm {self.name} > /dev/null 2>&1; docker service create -q --no-resolve-image -d --name {self.name} --network mh-{self.klass} "
             f"--constraint node.hostname=={self.node} --constraint node.labels.metalhub.network==ready --endpoint-mode dnsrr "
             "--publish mode=host,target=8888 --restart-condition none --cap-drop ALL --stop-grace-period 1s "
-            f"--label metalhub.session=egress-test --env METALHUB_SANDBOX={self.sandbox} --env PYTHONPATH=/egress "
+            f"--label metalhub.session=egress-test --container-label metalhub.session={self.name} --env METALHUB_SANDBOX={self.sandbox} --env PYTHONPATH=/egress "
             "--mount type=bind,src=/usr,dst=/usr,ro --mount type=bind,src=/opt/egress-test,dst=/egress,ro --mount type=tmpfs,dst=/tmp "
             f"--mount type=bind,src=/opt/egress-test/resolv-{self.klass},dst=/etc/resolv.conf,ro "
             f"--mount type=bind,src=/opt/egress-test/ca.crt,dst=/etc/ssl/certs/ca-certificates.crt,ro egress-attacker:2 {program}"

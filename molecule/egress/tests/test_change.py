@@ -130,10 +130,11 @@ def test_who_was_refused_what_is_known(suite: Suite, session: Session) -> None:
     inside(session, f"curl -sk -m 3 http://{ADDRESSES['attacker']}:4711/")
     time.sleep(3)
     text = session.host.run("tail -n 200 /var/lib/metalhub/egress/refusals.jsonl")
-    lines = [line for line in map(json.loads, text.splitlines()) if line["source"] == session.address]
+    # Somebody else may have had the address before.
+    lines = [line for line in map(json.loads, text.splitlines()) if line["source"] == session.address and line["session"] == session.name]
     found = {(line["via"], line["destination"], line["port"]) for line in lines}
     assert {("dns", f"nowhere-{session.sandbox}.example", 53), ("proxy-connect", "attacker.example", 443), ("packet", ADDRESSES["attacker"], 4711)} <= found
-    assert {line["session"] for line in lines} == {"egress-test"} and {line["class"] for line in lines} == {"listed"}
+    assert {line["class"] for line in lines} == {"listed"}
 
 
 def test_limits_hold(suite: Suite, session: Session) -> None:
