@@ -7,6 +7,7 @@ A port that is taken by the real service is left to it.
 
 from __future__ import annotations
 
+import contextlib
 import selectors
 import socket
 import sys
@@ -46,9 +47,11 @@ def main() -> None:
                 if kind == "tcp":
                     connection, _ = key.fileobj.accept()  # type: ignore[union-attr]
                     with connection:
+                        # Read first: what is left unread when the connection ends would take the answer with it.
                         connection.settimeout(0.3)
+                        with contextlib.suppress(TimeoutError):
+                            seen(connection.recv(4096), way="bytes", **facts)
                         connection.sendall(answer(facts).encode())
-                        seen(connection.recv(4096), way="bytes", **facts)
                 else:
                     data, peer = key.fileobj.recvfrom(4096)  # type: ignore[union-attr]
                     seen(data, way="datagram", **facts)

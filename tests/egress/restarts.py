@@ -105,6 +105,7 @@ class Restarts:
 
     def __init__(self, suite: Suite, sandboxes: Sequence[str]) -> None:
         self.suite, self.sandboxes = suite, sandboxes
+        self.dead: list[str] = []
         self.results: dict[str, list[Outcome]] = {sandbox: [] for sandbox in (*sandboxes, "namespace")}
 
     def _inside(self, sandbox: str, action: str, mode: str) -> dict[str, tuple[str, str]]:
@@ -135,6 +136,7 @@ class Restarts:
                 for sandbox, future in futures.items():
                     self._keep(sandbox, action, baseline[sandbox], future.result())
                 node.run("systemctl start metalhub-network metalhub-squid metalhub-egress 2>/dev/null", check=False)
+            self.dead += suite.alive()
 
     def run_engine(self, actions: Mapping[str, str]) -> None:
         """The same from a namespace on the bridge. All sessions of the node are gone afterwards."""
@@ -211,7 +213,7 @@ def main() -> int:
             restarts.run_first_moment(sandbox)
     restarts.run_engine({name: command for name, command in ENGINE_ACTIONS.items() if options.only in name})
     print(report.table(restarts.results))
-    found = problems(restarts.results)
+    found = restarts.dead + problems(restarts.results)
     print("\n".join(found))
     return 1 if found else 0
 

@@ -88,6 +88,7 @@ class Suite:
         self.control = Control([machines["compute1"], machines["compute2"]], [machines["control"]])
         self.attackers: dict[tuple[str, str], Session] = {}
         self.words: dict[str, str] = {}
+        self.dead: list[str] = []
 
     def up(self, sandboxes: Sequence[str] = SANDBOXES) -> None:
         """Make the world and the sessions."""
@@ -164,12 +165,25 @@ class Suite:
             found[number] = (why(wanted[number], answer, lines.get(token, [])), error or answer[:200])
         return found
 
+    def alive(self) -> list[str]:
+        """What says that a control which is on lets through what it should; a dead one stops every attack, and proves nothing."""
+        found = []
+        for (sandbox, klass), session in self.attackers.items():
+            if klass != "listed":
+                continue
+            for way in (f"-x http://{gateway(klass)}:3128", "--noproxy '*'"):
+                command = f"docker exec {session.container} curl -sk --max-time 10 {way} https://allowed.example/"
+                if '"sni": "allowed.example"' not in session.host.run(command, check=False):
+                    found.append(f"{sandbox}: a listed name cannot be reached (curl {way}), so that the attacks prove nothing")
+        return found
+
     def run(self, wanted: Sequence[Case], sandboxes: Sequence[str], modes: Sequence[str]) -> dict[str, list[Outcome]]:
         """All wanted cases in all sandboxes and modes."""
         results = {sandbox: [Outcome(case) for case in wanted] for sandbox in sandboxes}
         for mode in modes:
             (self.control.off if mode == "off" else self.control.on)()
             time.sleep(1)
+            self.dead += self.alive() if mode == "on" else []
             for sandbox in sandboxes:
                 started = time.monotonic()
                 for number, (leak, said) in self.attack(sandbox, wanted).items():
@@ -177,6 +191,7 @@ class Suite:
                     results[sandbox][number].said[mode] = said
                 print(f"{sandbox}, control {mode}: {sum(bool(o.leaks[mode]) for o in results[sandbox])} of {len(wanted)} leak, "
                       f"{time.monotonic() - started:.0f} s", flush=True)  # fmt: skip
+            self.dead += self.alive() if mode == "on" else []
         self.control.on()
         return results
 
@@ -212,7 +227,7 @@ def main() -> int:
     print(report.table(results))
     if options.out:
         report.write(results, options.out)
-    found = problems(results)
+    found = suite.dead + problems(results)
     print("\n".join(found))
     return 1 if found else 0
 
