@@ -316,7 +316,6 @@ def render(policy: Policy) -> str:
         "\t\tct state established,related accept",
         f"\t\tip daddr {RESOLVER} meta l4proto {{ tcp, udp }} th dport 53 accept",
         '\t\tip saddr 127.0.0.1 ip daddr 127.0.0.1 tcp dport 32768-60999 accept comment "squid talks to its helpers like this"',
-        '\t\tip6 saddr ::1 ip6 daddr ::1 tcp dport 32768-60999 accept comment "and like this where the host has IPv6"',
         "\t\tfib daddr type != unicast counter reject",
         "\t\tip daddr @platform counter reject",
         *[f"\t\tip daddr {network} {_match(ports)} counter accept" for ports, network in direct if ports.startswith("tcp/")],
