@@ -36,7 +36,10 @@ class Run:
         return self.status == -9
 
     def tail(self, lines: int = 40) -> str:
-        return "\n".join(self.output.splitlines()[-lines:])
+        """The last lines, and before them what failed first."""
+        everything = self.output.splitlines()
+        failed = next((number for number, line in enumerate(everything) if line.startswith("fatal:")), len(everything))
+        return "\n".join([*everything[max(0, failed - 3) : failed + 25], "…", *everything[-lines:]])
 
 
 def play(playbook: str, *options: str, kill_at: int = 0, kill_after: float = 0, timeout: int = 900) -> Run:
