@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,6 +38,13 @@ class Machine:
         if check and done.returncode:
             raise HostError(f"{self.name}: {command[:400]}\n{(done.stdout + done.stderr).decode('utf-8', 'replace')[-1500:]}")
         return done.stdout.decode("utf-8", "replace")
+
+    def power_cut(self) -> None:
+        """Let it die as if the power was cut, and come back."""
+        net = self.directory.name
+        subprocess.run(["ssh", "-O", "exit", "-o", f"ControlPath={_controls.name}/%h", f"root@{self.address}"], capture_output=True, timeout=20, check=False)
+        for verb in ("kill", "start"):
+            subprocess.run([sys.executable, str(ROOT / "testbed/testbed.py"), verb, net, self.name], capture_output=True, timeout=120, check=True)
 
     def unit(self, name: str, command: str, log: str = "") -> None:
         """Run a program in the background as a transient unit, in place of the one of that name."""

@@ -69,6 +69,18 @@ ENGINE_ACTIONS = {
     "the engine and nftables restart": "systemctl restart nftables & systemctl reset-failed docker; systemctl restart docker; wait",
 }
 SECONDS = 9
+ROUTES = """[Unit]
+Description=The ways to the fake internet
+DefaultDependencies=no
+Before=docker.service
+
+[Service]
+Type=oneshot
+ExecStart=/bin/sh /opt/egress-test/routes.sh
+
+[Install]
+WantedBy=multi-user.target
+"""
 NAMESPACE, NAMESPACE_ADDRESS = "egress-race", "10.231.79.250"
 # Where the engine took the bridge away, make it as it was.
 ATTACH = (f"ip link show mh-listed > /dev/null 2>&1 || {{ ip link add mh-listed type bridge; ip addr add {gateway('listed')}/20 dev mh-listed; ip link set mh-listed up; }}; "
@@ -98,6 +110,12 @@ def _judge(suite: Suite, klass: str, tokens: Mapping[str, str], answers: str) ->
         kind: (why(replace(KINDS[kind], klass=klass), got.get(token, ("", ""))[0], [one for one in lines if one["token"] == token]), got.get(token, ("", "no result"))[1])
         for token, kind in tokens.items()
     }
+
+
+def without_neighbours(found: Mapping[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """Leave out what asks something of the gateway or of the first node: on the second nobody would answer."""
+    left_out = ("a DNS tunnel", "CONNECT with a stranger's SNI", "an absolute URL", "the node", "another session")
+    return {kind: what for kind, what in found.items() if kind not in left_out}
 
 
 class Restarts:
@@ -188,15 +206,50 @@ class Restarts:
                 if not host.run("docker ps -q --filter network=mh-none").strip():
                     break
                 time.sleep(0.5)
-            found = _judge(suite, "none", tokens, text)
-            for kind in ("a DNS tunnel", "CONNECT with a stranger's SNI", "an absolute URL", "the node", "another session"):
-                del found[kind]  # what asks something of the gateway, or of this node, has nobody to ask here
-            return found
+            return without_neighbours(_judge(suite, "none", tokens, text))
 
         suite.control.off()
         baseline = attack()
         suite.control.on()
         self._keep(sandbox, "the session starts", baseline, attack())
+
+
+    def run_boot(self, sandbox: str) -> None:
+        """The second node loses its power while a session attacks on it. When it is back, Swarm starts the session as soon as it can."""
+        suite = self.suite
+        host, control = suite.world.hosts["compute2"], suite.world.hosts["control"]
+        host.run("cat > /etc/systemd/system/egress-test-routes.service; systemctl daemon-reload; systemctl enable -q egress-test-routes", stdin=ROUTES.encode())
+
+        def attack() -> dict[str, tuple[str, str]]:
+            job, _ = _job(suite, suite.words, "none", 600)
+            host.run("cat > /opt/egress-test/race.json", stdin=json.dumps(job).encode())
+            session = Session(suite.world, "egress-boot", "compute2", "none", sandbox, program="python3 -m egress.attacker /egress/race.json", restart="any")
+            session.start()
+            # Other tokens from here on: what the session reads when it is started again.
+            job, tokens = _job(suite, suite.words, "none", 12)
+            host.run("cat > /opt/egress-test/race.json", stdin=json.dumps(job).encode())
+            host.power_cut()
+            text, name = "", "label=com.docker.swarm.service.name=egress-boot"
+            for _ in range(60):
+                text = host.run(f"for c in $(docker ps -aq --filter {name}); do docker logs $c; done 2>/dev/null", check=False)
+                if all(token in text for token in tokens):
+                    break
+                time.sleep(1)
+            control.run("docker service rm egress-boot")
+            found = without_neighbours(_judge(suite, "none", tokens, text))
+            del found["the control host"]  # it guards itself, whatever the node does
+            return found
+
+        rules = "/etc/metalhub/nftables.nft"
+        try:
+            host.run(f"cp -p {rules} /opt/egress-test/kept.nft; echo '# nothing' > {rules}")
+            baseline = attack()
+        finally:
+            host.run(f"cp -p /opt/egress-test/kept.nft {rules}; nft -f {rules}")
+        try:
+            self._keep(sandbox, "the host boots", baseline, attack())
+        finally:
+            host.run("systemctl disable -q egress-test-routes; rm /etc/systemd/system/egress-test-routes.service")
 
 
 def main() -> int:
@@ -211,6 +264,8 @@ def main() -> int:
     for sandbox in ("runc", "gvisor"):
         if options.only in "the session starts":
             restarts.run_first_moment(sandbox)
+        if options.only in "the host boots":
+            restarts.run_boot(sandbox)
     restarts.run_engine({name: command for name, command in ENGINE_ACTIONS.items() if options.only in name})
     print(report.table(restarts.results))
     found = restarts.dead + problems(restarts.results)

@@ -109,7 +109,9 @@ class World:
                   f"ip addr replace {SITE6}{number}/64 dev eth0 nodad"]  # fmt: skip
         lines += [BLACKHOLE[1].format(r) for r in RANGES6] + [f"ip -6 route replace {a}/128 via {SITE6}2" for a in ADDRESSES6.values()]
         lines += [f"ip -6 route replace {network}/64 via {SITE6}4" for network in SESSIONS6.values()] if host is not self.node else []
-        host.run("; ".join(lines))
+        # Kept for a host that boots, whose routes are gone.
+        host.run("cat > /opt/egress-test/routes.sh", stdin="\n".join(lines).encode())
+        host.run("sh /opt/egress-test/routes.sh")
         if host.name == "control":
             host.unit("egress-hub", "python3 -m egress.listen hub tcp:8081", "/run/egress-hub.log")
         if host is not self.node:
@@ -139,6 +141,7 @@ class Session:
     klass: str
     sandbox: str
     listens: bool = False
+    restart: str = "none"
     program: str = "sleep 36000"
     container: str = ""
     pid: int = 0
@@ -155,7 +158,7 @@ class Session:
         self.world.hosts["control"].run(
             f"docker service rm {self.name} > /dev/null 2>&1; docker service create -q --no-resolve-image -d --name {self.name} --network mh-{self.klass} "
             f"--constraint node.hostname=={self.node} --constraint node.labels.metalhub.network==ready --endpoint-mode dnsrr "
-            "--publish mode=host,target=8888 --restart-condition none --cap-drop ALL --stop-grace-period 1s "
+            f"--publish mode=host,target=8888 --restart-condition {self.restart} --cap-drop ALL --stop-grace-period 1s "
             f"--label metalhub.session=egress-test --container-label metalhub.session={self.name} --env METALHUB_SANDBOX={self.sandbox} --env PYTHONPATH=/egress "
             "--mount type=bind,src=/usr,dst=/usr,ro --mount type=bind,src=/opt/egress-test,dst=/egress,ro --mount type=tmpfs,dst=/tmp "
             f"--mount type=bind,src=/opt/egress-test/resolv-{self.klass},dst=/etc/resolv.conf,ro "

@@ -45,6 +45,7 @@ def test_restarts_open_nothing(suite: Suite) -> None:
     restarts.run(ACTIONS)
     for sandbox in SANDBOXES:
         restarts.run_first_moment(sandbox)
+        restarts.run_boot(sandbox)
     # Last, for it ends the sessions.
     restarts.run_engine(ENGINE_ACTIONS)
     report.write(restarts.results, REPORT, "restarts")
