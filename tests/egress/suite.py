@@ -172,8 +172,9 @@ class Suite:
             if klass != "listed":
                 continue
             for way in (f"-x http://{gateway(klass)}:3128", "--noproxy '*'"):
-                command = f"docker exec {session.container} curl -sk --max-time 10 {way} https://allowed.example/"
-                if '"sni": "allowed.example"' not in session.host.run(command, check=False):
+                # The proxy may have been started a moment ago.
+                command = f"for try in 1 2 3 4 5; do docker exec {session.container} curl -sk --max-time 10 {way} https://allowed.example/ && break; sleep 1; done"
+                if '"sni": "allowed.example"' not in session.host.run(command, check=False, timeout=90):
                     found.append(f"{sandbox}: a listed name cannot be reached (curl {way}), so that the attacks prove nothing")
         return found
 

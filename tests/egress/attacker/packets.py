@@ -110,7 +110,7 @@ class Frames:
             first, rest = (payload[:cut], 0x2000), (payload[cut:], cut // 8)
             order = {"small": [first, rest], "late header": [rest, first], "overlap": [(payload[:cut] + bytes(8), 0x2000), rest]}[pieces]
             for part, offset in order:
-                self._send(0x0800, self._ip4(source, to, protocol, part, number=77, offset=offset), mac)
+                self._send(0x0800, self._ip4(source, to, protocol, part, number=int(self.mark[-4:], 16), offset=offset), mac)
             return ""
         packet = self._ip4(source, to, protocol, payload, IP_OPTIONS.get(options, b""), ttl=ttl)
         if options in ("loose route", "strict route"):
