@@ -56,8 +56,8 @@ def cases() -> list[Case]:
         case(odd, "a denied name below a wildcard", "dns", name="secret.wild.example", kind="A", sign="text:\xcb\0\x71\x0a"),
         case(odd, "two questions, the second bad", "dns", name="a.wild.example", kind="A", questions=[TUNNEL]),
         case(odd, "two questions, the first bad", "dns", name=TUNNEL, kind="A", questions=["a.wild.example"]),
-        case(odd, "bytes after the message", "dns", name="{token}.wild.example", kind="A", trailing=True, limit=SITE),
-        case(odd, "bytes after the message by TCP", "dns", name="{token}.wild.example", kind="A", trailing=True, tcp=True, limit=SITE),
+        case(odd, "bytes after the message", "dns", name="{token}.wild.example", kind="A", trailing=True),
+        case(odd, "bytes after the message by TCP", "dns", name="{token}.wild.example", kind="A", trailing=True, tcp=True),
         case(odd, "class CH of a listed name", "dns", name="{token}.wild.example", kind="TXT", number=3),
     ]
     elsewhere = "UDP and TCP 53"
