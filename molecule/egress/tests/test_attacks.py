@@ -13,7 +13,6 @@ ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from egress import allowed, cases, report  # noqa: E402
-from egress.restarts import ACTIONS, ENGINE_ACTIONS, Restarts  # noqa: E402
 from egress.suite import SANDBOXES, Suite, problems  # noqa: E402
 
 REPORT = ROOT / ".cache" / "egress"
@@ -38,16 +37,3 @@ def test_nothing_leaks_and_each_attack_is_known_to_work(suite: Suite) -> None:
     report.write(results, REPORT)
     print(report.table(results))
     assert suite.dead + problems(results) == []
-
-
-def test_restarts_open_nothing(suite: Suite) -> None:
-    restarts = Restarts(suite, SANDBOXES)
-    restarts.run(ACTIONS)
-    for sandbox in SANDBOXES:
-        restarts.run_first_moment(sandbox)
-        restarts.run_boot(sandbox)
-    # Last, for it ends the sessions.
-    restarts.run_engine(ENGINE_ACTIONS)
-    report.write(restarts.results, REPORT, "restarts")
-    print(report.table(restarts.results))
-    assert restarts.dead + problems(restarts.results) == []

