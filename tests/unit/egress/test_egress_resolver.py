@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import struct
@@ -19,6 +18,8 @@ from ansible_collections.metalhub.platform.plugins.module_utils.egress_decide im
 from ansible_collections.metalhub.platform.plugins.module_utils.egress_terms import has_port, read_port_texts
 from hypothesis import given
 from hypothesis import strategies as st
+
+from testbed import testbed
 
 NAMES = [*world.NAMES, "x.org", "x.example.org", "x.a.example.org", "x.b.a.example.org", "y.x.b.example.org", "example.com", "host"]
 
@@ -173,8 +174,9 @@ def free_port() -> int:
         return int(connection.getsockname()[1])
 
 
-@pytest.mark.skipif(shutil.which("dnsmasq") is None or os.geteuid() != 0, reason="needs dnsmasq and root")
 def test_the_real_one(tmp_path: Path) -> None:
+    if shutil.which("dnsmasq") is None:
+        testbed.install("dnsmasq-base")
     upstream, port = free_port(), free_port()
     allow = ["data.example.org", "*.corp.example.org:443", "*.a.example.org:80", "a.example.org"]
     deny = ["secret.corp.example.org", "*.deep.corp.example.org"]

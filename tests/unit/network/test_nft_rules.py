@@ -12,7 +12,7 @@ from ansible_collections.metalhub.platform.plugins.module_utils import egress, n
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import testbed
+from testbed import testbed
 
 CLASSES: dict[str, Any] = {
     "lab": {
