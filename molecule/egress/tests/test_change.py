@@ -52,12 +52,18 @@ def suite() -> Suite:
     return made
 
 
-@pytest.fixture(scope="module", params=SANDBOXES)
-def session(suite: Suite, request: pytest.FixtureRequest) -> Iterator[Session]:
-    made = Session(suite.world, f"egress-change-{request.param}", "compute1", "listed", request.param)
-    made.start()
+@pytest.fixture(scope="module")
+def sessions(suite: Suite) -> Iterator[dict[str, Session]]:
+    made = {sandbox: Session(suite.world, f"egress-change-{sandbox}", "compute1", "listed", sandbox) for sandbox in SANDBOXES}
+    for one in made.values():
+        one.start()
     yield made
-    suite.world.hosts["control"].run(f"docker service rm {made.name}")
+    suite.world.hosts["control"].run(f"docker service rm {' '.join(one.name for one in made.values())}")
+
+
+@pytest.fixture
+def session(sessions: dict[str, Session]) -> Session:
+    return sessions["gvisor"]
 
 
 def inside(session: Session, command: str) -> str:
@@ -68,7 +74,9 @@ def reaches(session: Session, url: str) -> bool:
     return inside(session, f"curl -sk -m 8 -o /dev/null -w '%{{http_code}}' {url}") == "200"
 
 
-def test_a_change_reaches_what_is_open(suite: Suite, session: Session) -> None:
+@pytest.mark.parametrize("sandbox", SANDBOXES)
+def test_a_change_reaches_what_is_open(sessions: dict[str, Session], sandbox: str) -> None:
+    session = sessions[sandbox]
     log = f"/run/linger-{session.sandbox}"
     session.host.unit(
         "egress-linger", f"docker exec {session.container} python3 -m egress.attacker.linger 200 {gateway('listed')} {' '.join((*STAY, *GO))}", log
@@ -101,7 +109,7 @@ PARTS = {
 
 
 @pytest.mark.parametrize("units", PARTS)
-def test_a_part_that_is_away_closes(suite: Suite, session: Session, units: str) -> None:
+def test_a_part_that_is_away_closes(session: Session, units: str) -> None:
     urls = PARTS[units]
     assert all(reaches(session, url) for url in urls)
     session.host.run(f"systemctl stop {units}")
@@ -116,7 +124,7 @@ def test_a_part_that_is_away_closes(suite: Suite, session: Session, units: str) 
     raise AssertionError(f"{units} was started again, and {urls} cannot be reached")
 
 
-def test_a_part_that_dies_is_back_by_itself(suite: Suite, session: Session) -> None:
+def test_a_part_that_dies_is_back_by_itself(session: Session) -> None:
     for unit in ("metalhub-squid", "metalhub-egress", "metalhub-resolver@listed", "metalhub-resolver@_node"):
         session.host.run(f"systemctl kill -s KILL {unit}")
         deadline = time.monotonic() + 15
@@ -124,7 +132,7 @@ def test_a_part_that_dies_is_back_by_itself(suite: Suite, session: Session) -> N
             assert time.monotonic() < deadline, unit
 
 
-def test_who_was_refused_what_is_known(suite: Suite, session: Session) -> None:
+def test_who_was_refused_what_is_known(session: Session) -> None:
     inside(session, f"curl -sk -m 3 https://nowhere-{session.sandbox}.example/")
     inside(session, f"curl -sk -m 3 -x http://{gateway('listed')}:3128 https://attacker.example/")
     inside(session, f"curl -sk -m 3 http://{ADDRESSES['attacker']}:4711/")
@@ -137,7 +145,7 @@ def test_who_was_refused_what_is_known(suite: Suite, session: Session) -> None:
     assert {line["class"] for line in lines} == {"listed"}
 
 
-def test_limits_hold(suite: Suite, session: Session) -> None:
+def test_limits_hold(session: Session) -> None:
     """Bandwidth and connections of a class, each session for itself."""
     url = "https://files.pkg.example/large/20000000"
 
