@@ -35,3 +35,11 @@ def format_duration(seconds: int, parts: int = 2) -> str:
         if number and len(words) < parts:
             words.append(f"{number} {_WORDS[unit]}{'' if number == 1 else 's'}")
     return " ".join(words) or "0 seconds"
+
+
+def exact_duration(seconds: int) -> str:
+    """A duration in seconds as text that ``parse_duration`` reads back unchanged, in hours, minutes and seconds (``40h``, ``1h30m``)."""
+    if seconds < 0:
+        raise ValueError(f"a duration is not negative: {seconds}")
+    numbers = zip((seconds // 3600, seconds // 60 % 60, seconds % 60), "hms")
+    return "".join(f"{number}{unit}" for number, unit in numbers if number) or "0s"

@@ -33,3 +33,11 @@ def format_size(size: int) -> str:
     unit, factor = max(((u, f) for u, f in _UNITS.items() if f <= max(size, 1)), key=lambda item: item[1])
     tenths = size * 10 // factor
     return f"{tenths // 10}{'.' + str(tenths % 10) if tenths % 10 else ''}{unit}"
+
+
+def exact_size(size: int) -> str:
+    """A size in bytes as text that ``parse_size`` reads back unchanged: a whole number of the largest unit that allows one (``1536M``)."""
+    if size < 0:
+        raise ValueError(f"a size is not negative: {size}")
+    unit, factor = max(((u, f) for u, f in _UNITS.items() if not size % f and f <= max(size, 1)), key=lambda item: item[1])
+    return f"{size // factor}{unit}"
