@@ -16,6 +16,7 @@ from typing import Any
 from .durations import parse_duration
 from .egress import BUILT_IN, compile_policy, parse_subnet, problems
 from .names import mig_resource
+from .quotas import QuotaError, parse_quota
 from .sandboxes import SANDBOXES, gpu_refusal
 from .sizes import format_size, parse_size
 from .specs import Fault, Spec, check_options, check_value, listed, nearest
@@ -78,9 +79,6 @@ QUOTAS: Mapping[str, Spec] = {"default": _TEXT, "groups": {"type": "dict"}, "use
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,38}[a-z0-9])?", re.ASCII)
 _NAME_LEGAL = "1 to 40 of a-z, 0-9, - and ., a letter or digit first and last"
 _REFERENCE = re.compile(r"[a-z0-9.-]+(?::\d+)?(?:/[a-z0-9._-]+)+(?::[\w.-]+)?@sha256:[0-9a-f]{64}", re.ASCII)
-_QUOTA = re.compile(r"(?P<name>[a-z][a-z0-9-]*)\s*=\s*(?P<value>[^\s/]+)(?:/(?P<period>[a-z]+))?", re.ASCII)
-_QUOTA_LEGAL = "limits joined by commas: sessions=2, memory=64G, workspace=100G, gpu-a100=8h/day; or unlimited, or deny"
-_QUOTA_PERIODS = ("day", "week", "month")
 
 _CONTROL, _MANAGERS, _COMPUTE = "metalhub_control", "metalhub_managers", "metalhub_compute"
 _STORAGE, _REGISTRY, _BUILDERS = "metalhub_storage", "metalhub_registry", "metalhub_builders"
@@ -565,21 +563,11 @@ def _check_host_networks(site: Site, path: str, subnet: ipaddress.IPv4Network) -
 
 def quota_faults(path: str, text: object) -> Iterator[Fault]:
     """What is wrong in the form of one quota, such as ``sessions=2, gpu-a100=8h/day``."""
-    if not isinstance(text, str):
-        yield Fault(path, text, "A quota is text.", _QUOTA_LEGAL)
-        return
-    for part in filter(None, (p.strip() for p in text.split(","))):
-        match = _QUOTA.fullmatch(part)
-        if match is None:
-            yield Fault(path, part, "This is not a limit.", _QUOTA_LEGAL)
-        elif match["period"] is not None and match["period"] not in _QUOTA_PERIODS:
-            yield Fault(path, part, "There is no such period.", listed(_QUOTA_PERIODS))
-        elif match["period"] is not None or not (match["value"].isdecimal() or match["value"] in ("unlimited", "deny")):
-            try:
-                (parse_duration if match["period"] else parse_size)(match["value"])
-            except ValueError:
-                what = "duration" if match["period"] else "number or size"
-                yield Fault(path, part, f"{match['value']} is not a {what}.", _QUOTA_LEGAL)
+    try:
+        parse_quota(text)
+    except QuotaError as error:
+        for problem in error.problems:
+            yield Fault(path, problem.part, problem.message, problem.legal)
 
 
 def _check_quotas(site: Site) -> Iterator[Problem]:

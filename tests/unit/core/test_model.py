@@ -446,6 +446,11 @@ BAD: list[tuple[str, Callable[[Draft], None], str, str | None, str]] = [
         None,
         "no such period",
     ),
+    ("quota resource", set_in("metalhub_quotas default", "session=2"), "metalhub_quotas.default", None, "Did you mean sessions?"),
+    ("quota number", set_in("metalhub_quotas users", {"eve": "sessions=8G"}), "metalhub_quotas.users.eve", None, "not a number of sessions"),
+    ("quota size", set_in("metalhub_quotas default", "memory=64"), "metalhub_quotas.default", None, "64 is not a size"),
+    ("quota time", set_in("metalhub_quotas default", "gpu-a100=8h"), "metalhub_quotas.default", None, "needs a period"),
+    ("quota twice", set_in("metalhub_quotas default", "sessions=2, sessions=3"), "metalhub_quotas.default", None, "once more"),
     ("quota key", set_in("metalhub_quotas defaults", "sessions=1"), "metalhub_quotas.defaults", None, "Did you mean default?"),
 ]
 
@@ -559,7 +564,18 @@ def test_variables_of_others_can_be_listed() -> None:
 
 
 @pytest.mark.parametrize(
-    "good", ["", "sessions=2", "sessions=2, workspace=100G", "gpu-a100=8h/day, gpu-a100=40h/month", "gpu-a100=deny", "memory=unlimited"]
+    "good",
+    [
+        "",
+        "sessions=2",
+        "sessions=2, workspace=100G",
+        "gpu-a100=8h/day, gpu-a100=40h/month",
+        "gpu-a100=8h/day, 40h/month",
+        "gpu-a100=deny",
+        "memory=unlimited",
+        "unlimited",
+        "deny",
+    ],
 )
 def test_quotas(good: str) -> None:
     assert list(quota_faults("q", good)) == []
