@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 import yaml
 
-from .core import durations, names, sandboxes, sizes
+from .core import durations, names, quotas, sandboxes, sizes
+from .core.quotas import Quota, Quotas
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?", re.ASCII)
 
@@ -74,29 +75,6 @@ class Profile:
     groups: frozenset[str]
     default: bool
     sandbox: str
-
-
-@dataclass(frozen=True)
-class Quota:
-    """Sessions at once and bytes of the home."""
-
-    sessions: int | None = None
-    workspace: int | None = None
-
-
-@dataclass(frozen=True)
-class Quotas:
-    """Grants for everybody, groups and users: the most generous wins."""
-
-    default: Quota = Quota()
-    groups: Mapping[str, Quota] = field(default_factory=dict)
-    users: Mapping[str, Quota] = field(default_factory=dict)
-
-    def of(self, user: str, groups: set[str], field_: str) -> int | None:
-        """The grant of ``user`` for ``sessions`` or ``workspace``; None where nothing limits it."""
-        grants = [self.default, *(q for g, q in self.groups.items() if g in groups), self.users.get(user, Quota())]
-        values = [value for quota in grants if (value := getattr(quota, field_)) is not None]
-        return max(values) if values else None
 
 
 @dataclass(frozen=True)
@@ -314,19 +292,17 @@ class _Reader:
 
 
 def parse_quota(text: object) -> Quota:
-    """A quota such as ``sessions=2, workspace=100G``. Raises ValueError for a key this release does not enforce."""
-    if not isinstance(text, str):
-        raise ValueError(f"{text!r} is not a quota: write sessions=2, workspace=100G")
-    found: dict[str, int] = {}
-    for item in filter(None, (part.strip() for part in text.split(","))):
-        key, equals, value = (part.strip() for part in item.partition("="))
-        if key == "sessions" and re.fullmatch(r"\d{1,4}", value):
-            found[key] = int(value)
-        elif key == "workspace":
-            found[key] = sizes.parse_size(value)
-        else:
-            raise ValueError(f"{item!r} is not a quota: write sessions=<number> or workspace=<size>")
-    return Quota(**found)
+    """A quota such as ``sessions=2, workspace=100G``. Raises ValueError for a limit this release does not enforce."""
+    legal = "write sessions=<number> or workspace=<size>"
+    try:
+        quota = quotas.parse_quota(text)
+    except quotas.QuotaError as error:
+        raise ValueError(f"{error.problems[0].part!r} is not a quota: {legal}") from None
+    enforced = {each for each in quota.limits if each.resource in ("sessions", "workspace") and each.amount is not None}
+    rest = Quota(quota.limits - enforced, quota.deny)
+    if rest != Quota():
+        raise ValueError(f"{quotas.format_quota(rest)!r} is not a quota: {legal}")
+    return quota
 
 
 def _flavor(name: str, data: Any, problems: list[str]) -> Flavor:
@@ -406,9 +382,9 @@ def _quotas(reader: _Reader) -> Quotas:
     except ValueError as error:
         reader.problems.append(f"{reader.where('default')}: {error}")
         default = Quota()
-    quotas = Quotas(default, parse_all(reader.part("groups", {})), parse_all(reader.part("users", {})))
+    grants = Quotas(default, parse_all(reader.part("groups", {})), parse_all(reader.part("users", {})))
     reader.end()
-    return quotas
+    return grants
 
 
 def _auth(reader: _Reader) -> Auth:

@@ -19,7 +19,7 @@ def test_sizes_and_durations_are_numbers_inside(tmp_path: Path) -> None:
     small = doc.profiles["small"]
     assert (small.flavor.memory, small.idle_stop, small.max_session) == (2 * GIB, 5400, 172800)
     assert doc.flavors["slice"].gpu == config.Gpu("MIG_1G_10GB", 1, "1g.10gb")
-    assert doc.quotas.default == config.Quota(sessions=2, workspace=10 * GIB)
+    assert (doc.quotas.of("bob", set(), "sessions"), doc.quotas.of("bob", set(), "workspace")) == (2, 10 * GIB)
 
 
 def change(path: str, value: Any) -> Any:
@@ -58,6 +58,11 @@ def change(path: str, value: Any) -> Any:
         ("auth.kind", "ldap", ["auth.kind", "'ldap'", "native, oidc"]),
         ("auth.kind", "oidc", ["auth.oidc", "missing"]),
         ("quotas.default", "gpu-a100=8h/day", ["quotas.default", "gpu-a100=8h/day", "sessions"]),
+        ("quotas.default", "sessions=2, memory=64G", ["quotas.default", "'memory=64G'", "sessions=<number>"]),
+        ("quotas.groups.research", "sessions=unlimited", ["quotas.groups.research", "'sessions=unlimited'", "sessions=<number>"]),
+        ("quotas.users.eve", "deny", ["quotas.users.eve", "'deny'", "sessions=<number>"]),
+        ("quotas.users.eve", "sessions=many", ["quotas.users.eve", "'sessions=many'", "sessions=<number>"]),
+        ("quotas.users.eve", 2, ["quotas.users.eve", "2", "sessions=<number>"]),
         ("public_url", ..., ["public_url", "missing"]),
         ("public_url", "hub.example.org", ["public_url", "hub.example.org", "https://"]),
         ("registry", {"server": "r:5000", "user": "pull"}, ["registry.password_file", "'pull'"]),
