@@ -19,7 +19,7 @@ def parse_duration(text: object) -> int:
     match = _DURATION.fullmatch(text.strip()) if isinstance(text, str) and text.strip() else None
     if match is None:
         raise ValueError(f"{text!r} is not a duration: write {LEGAL}")
-    return sum(int(number or 0) * factor for number, factor in zip(match.groups(), _UNITS.values(), strict=True))
+    return sum(int(number or 0) * factor for number, factor in zip(match.groups(), _UNITS.values()))
 
 
 def format_duration(seconds: int, parts: int = 2) -> str:
