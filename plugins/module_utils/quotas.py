@@ -275,7 +275,7 @@ def _of(quota: Quota, key: Key) -> Iterator[Limit]:
     """What a grant says of a resource and window: at most one limit."""
     resource, window = key
     named = [limit for limit in quota.limits if limit.resource == resource]
-    if named or resource in quota.deny:
+    if named:
         yield from (limit for limit in named if limit.window in ("", window))
     else:
         yield from (limit for limit in quota.limits if limit.resource == ALL)
@@ -298,7 +298,7 @@ def window_span(window: str, now: int, zone: tzinfo) -> Span:
         raise ValueError(f"{window!r} is not a window: one of {listed(WINDOWS)}")
     day = datetime.fromtimestamp(now, zone).date()
     first = {"day": day, "week": day - timedelta(days=day.weekday()), "month": day.replace(day=1)}[window]
-    # Clocks that go back shortly after midnight show the day before once more; spans go by their starts, so that they tile time.
+    # Near a midnight at which clocks change, a date can come back; spans go by their starts, so that they tile time.
     while _midnight(_next(window, first), zone) <= now:
         first = _next(window, first)
     while _midnight(first, zone) > now:
@@ -314,7 +314,7 @@ def _next(window: str, first: date, step: int = 1) -> date:
 
 
 def _midnight(day: date, zone: tzinfo) -> int:
-    """The first midnight of a day, or where clocks skip it, the instant at which they do (PEP 495: fold 0 takes the offset before)."""
+    """The first midnight of a day, or where clocks skip it, when it would have come by the clock before (PEP 495, fold 0)."""
     return int(datetime(day.year, day.month, day.day, tzinfo=zone).timestamp())
 
 

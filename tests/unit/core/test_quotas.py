@@ -28,13 +28,14 @@ from hypothesis import strategies as st
 
 HOUR, GIB = 3600, 1 << 30
 BERLIN = ZoneInfo("Europe/Berlin")
-# Clocks that change at midnight, a minute after it, by half an hour, and a calendar that left a day out.
+# Clocks that change at midnight, across it, a minute after it, by half an hour, and a calendar that left a day out.
 ZONES = [
     "UTC",
     "Europe/Berlin",
     "America/St_Johns",
     "America/Havana",
     "America/Sao_Paulo",
+    "America/Toronto",
     "Australia/Lord_Howe",
     "Asia/Beirut",
     "Pacific/Apia",
@@ -274,7 +275,8 @@ def test_windows_tile_time(name: str, window: str) -> None:
 
     @settings(max_examples=25)
     @given(instants)
-    @example(at("2011-11-06 00:00:30", ZoneInfo("America/St_Johns")))
+    @example(at("2010-11-07 00:00:30", ZoneInfo("America/St_Johns")) + 1800)
+    @example(at("1919-03-31 00:35", ZoneInfo("America/Toronto")))
     @example(at("2011-12-29 12:00", ZoneInfo("Pacific/Apia")))
     def tile(now: int) -> None:
         span = quotas.window_span(window, now, zone)
@@ -313,6 +315,15 @@ def test_window(window: str, now: str, start: str, end: str, hours: int) -> None
     span = quotas.window_span(window, at(now), BERLIN)
     assert span == Span(at(start), at(end))
     assert span.end - span.start == hours * HOUR
+
+
+def test_an_evening_that_came_twice() -> None:
+    """At one minute past midnight the clocks went back to the evening before, whose hour is of the day that had begun."""
+    zone = ZoneInfo("America/St_Johns")
+    midnight = at("2010-11-07", zone)
+    assert datetime.fromtimestamp(midnight + 1800, zone).isoformat() == "2010-11-06T23:30:00-03:30"
+    day = quotas.window_span("day", midnight + 1800, zone)
+    assert (day.start, day.end - day.start) == (midnight, 25 * HOUR)
 
 
 def test_the_day_that_apia_left_out() -> None:
