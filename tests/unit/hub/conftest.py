@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import subprocess
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from authority import make_authority
 from metalhub_hub import config
 from metalhub_hub.core import node_service
 
@@ -225,21 +225,11 @@ def session(engine: FakeEngine) -> Iterator[FakeSession]:
         yield fake
 
 
-def openssl(*argv: str, cwd: Path) -> None:
-    subprocess.run(["openssl", *argv], cwd=cwd, check=True, capture_output=True)
-
-
 @pytest.fixture(scope="session")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An authority, a certificate that all fake nodes share, the hub's, and somebody else's."""
     directory = tmp_path_factory.mktemp("pki")
-    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=ca", cwd=directory)
-    (directory / "ext").write_text("subjectAltName=IP:127.0.0.1,IP:127.0.0.2\n", encoding="ascii")
-    for name in ("node", "hub-client", "somebody"):
-        openssl("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}", cwd=directory)
-        signer = ["-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "ext"]
-        openssl("x509", "-req", "-in", f"{name}.csr", *signer, "-out", f"{name}.crt", cwd=directory)
+    make_authority(directory, "ca", {name: name for name in ("node", "hub-client", "somebody")}, ["127.0.0.1", "127.0.0.2"])
     return directory
 
 

@@ -9,7 +9,6 @@ import json
 import os
 import ssl
 import stat
-import subprocess
 import threading
 import typing as t
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from authority import make_authority
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -159,22 +159,11 @@ def test_it_has_no_way_to_remove() -> None:
         assert word not in text
 
 
-def openssl(*argv: str, cwd: Path) -> None:
-    subprocess.run(["openssl", *argv], cwd=cwd, check=True, capture_output=True)
-
-
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("pki")
-    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-    for authority in ("ca", "foreign"):
-        openssl("req", "-x509", *key, "-keyout", f"{authority}.key", "-out", f"{authority}.crt", "-subj", f"/CN={authority}", cwd=directory)
-    (directory / "ext").write_text("subjectAltName=IP:127.0.0.1\n", encoding="ascii")
-    for name, authority in (("node", "ca"), ("metalhub-hub", "ca"), ("somebody", "ca"), ("forged", "foreign")):
-        subject = "metalhub-hub" if name == "forged" else name
-        openssl("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={subject}", cwd=directory)
-        signer = ["-CA", f"{authority}.crt", "-CAkey", f"{authority}.key", "-CAcreateserial", "-extfile", "ext"]
-        openssl("x509", "-req", "-in", f"{name}.csr", *signer, "-out", f"{name}.crt", cwd=directory)
+    make_authority(directory, "ca", {name: name for name in ("node", "metalhub-hub", "somebody")}, ["127.0.0.1"])
+    make_authority(directory, "foreign", {"forged": "metalhub-hub"}, ["127.0.0.1"])
     return directory
 
 
