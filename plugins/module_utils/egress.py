@@ -18,6 +18,7 @@ from typing import Any
 from .egress_terms import (
     ALL_PORTS,
     ALL_TCP,
+    EXPLICIT,
     NEVER,
     NO_PORTS,
     PUBLIC_PORTS,
@@ -40,7 +41,7 @@ from .egress_terms import (
     without_ports,
 )
 from .names import CLASS_LEGAL, network_name
-from .specs import Spec, check_options, check_value, listed, nearest
+from .specs import Fault, Spec, check_options, check_value, listed, nearest
 
 VERSION = 1
 
@@ -142,18 +143,9 @@ class _Class:
     connections: int | None
 
 
-@dataclass(frozen=True)
-class Fault:
-    """One thing that is wrong: the variable's path, the value, why, and what is legal."""
-
-    path: str
-    value: object
-    message: str
-    legal: str = ""
-
-    def __str__(self) -> str:
-        wanted = f"; wanted {self.legal}" if self.legal else ""
-        return f"{self.path}: {self.value!r} is not legal: {self.message.rstrip('.')}{wanted}"
+def _in_one_line(fault: Fault) -> str:
+    wanted = f"; wanted {fault.legal}" if fault.legal else ""
+    return f"{fault.path}: {fault.value!r} is not legal: {fault.message.rstrip('.')}{wanted}"
 
 
 def _sentence(message: str) -> str:
@@ -264,7 +256,7 @@ class _Faults:
     def check(self, path: str, value: object, spec: Spec) -> bool:
         """Whether a value has the form that a spec declares."""
         wrong = list(check_value(path, value, spec))
-        self.found += [Fault(each.path, each.value, each.message, each.legal) for each in wrong]
+        self.found += wrong
         return not wrong
 
     def destinations(
@@ -302,8 +294,7 @@ def _read_class(
     """One class whose built-in fields are filled in; ``allow`` is what it has besides what it lists itself."""
     path = f"{where}.{name}"
     before = len(faults.found)
-    for fault in check_options(path, value, EGRESS_CLASS):
-        faults.found.append(Fault(fault.path, fault.value, fault.message, fault.legal))
+    faults.found += check_options(path, value, EGRESS_CLASS)
     wrong = {fault.path for fault in faults.found[before:]}
     fields = {key: given for key, given in value.items() if given is not None and f"{path}.{key}" not in wrong}
     subnet, bandwidth, connections = None, None, fields.get("connections")
@@ -469,14 +460,15 @@ def compile_policy(
     top level.
 
     The result has ``version``, ``site_networks``, ``closed``, ``notes`` (class, entry, note) and ``classes``: each with ``subnet``,
-    ``gateway``, ``public_internet``, ``log``, ``bandwidth`` (bytes a second), ``connections``, and under ``allow`` and ``deny`` the
-    ``names`` (name or wildcard to ports) and ``networks`` (range of ports to networks). What a name may is what it and the wildcards
-    above it allow, less what they are denied. ``name_sets`` are the ports of names other than 80 and 443: the resolver puts the addresses
-    of ``names``, and of what lies below them, into the set. Raises ValueError with one message for the first thing that is wrong.
+    ``gateway``, ``public_internet``, ``named`` (whether it has names at all, which are the resolver's and the proxy's to judge), ``log``,
+    ``bandwidth`` (bytes a second), ``connections``, and under ``allow`` and ``deny`` the ``names`` (name or wildcard to ports) and
+    ``networks`` (range of ports to networks). What a name may is what it and the wildcards above it allow, less what they are denied.
+    ``name_sets`` are the ports of names other than 80 and 443: the resolver puts the addresses of ``names``, and of what lies below them,
+    into the set. Raises ValueError with one message for the first thing that is wrong.
     """
     site, faults = _read(classes, used, internal, packages, deny_lists, site_networks, is_public_suffix, where)
     if faults:
-        raise ValueError(str(faults[0]))
+        raise ValueError(_in_one_line(faults[0]))
     notes: set[tuple[str, str, str]] = {(name, "", "no profile uses this class") for name in site.unused}
     compiled = {one.name: _compile_class(one, site, notes) for one in site.classes}
     # Whatever the site calls its own, no name leads to a session.
@@ -497,15 +489,16 @@ def _compile_class(one: _Class, site: _Site, notes: set[tuple[str, str, str]]) -
         said = {entry.place for entry in (*one.allow, *denied)}
         denied += [entry for entry in _DOH if entry.place not in said]
     deny = _Rules(one.name, denied, None, notes)
-    allow = _Rules(one.name, one.allow, deny, notes)
+    allowed = _Rules(one.name, one.allow, deny, notes).plain()
     compiled: dict[str, Any] = {
         "subnet": str(one.subnet),
         "gateway": str(one.subnet[1]),
         "public_internet": one.public_internet,
+        "named": one.public_internet or bool(allowed["names"]),
         "log": one.log,
         "bandwidth": one.bandwidth,
         "connections": one.connections,
-        "allow": allow.plain(),
+        "allow": allowed,
         "deny": deny.plain(),
     }
     return {**compiled, "name_sets": _name_sets(one.name, compiled, notes)}
@@ -809,9 +802,8 @@ def offers(policy: Mapping[str, Any], classes: Mapping[str, Any]) -> dict[str, d
     found: dict[str, dict[str, object]] = {}
     for name, plain in policy["classes"].items():
         words = {**BUILT_IN.get(name, {}), **{key: value for key, value in (classes.get(name) or {}).items() if value is not None}}
-        named = plain["public_internet"] or plain["allow"]["names"]
         found[name] = {
-            "proxy": f"http://{plain['gateway']}:3128" if named else "",
+            "proxy": f"http://{plain['gateway']}:{EXPLICIT}" if plain["named"] else "",
             "direct": sorted({network for networks in plain["allow"]["networks"].values() for network in networks}),
             "title": str(words.get("title") or name),
             "description": str(words.get("description") or ""),

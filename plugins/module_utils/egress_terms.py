@@ -15,6 +15,13 @@ from collections.abc import Iterable, Iterator
 Ports = tuple[tuple[int, int], ...]
 Span = tuple[int, int]
 
+# Where the proxy listens: by its name, and for what was sent to port 80 and 443 of somebody else. The role egress has them in squid.conf.
+EXPLICIT, INTERCEPT_HTTP, INTERCEPT_TLS = 3128, 3129, 3130
+# Group of NFLOG under which refused packets are told.
+LOG_GROUP = 27
+# A node tells its newest refusals, at most so many lines.
+NODE_LINES = 20_000
+
 _UDP = 65536
 NO_PORTS: Ports = ()
 ALL_TCP: Ports = ((1, 65535),)

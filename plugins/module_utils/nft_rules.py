@@ -12,18 +12,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .egress_terms import EXPLICIT, INTERCEPT_HTTP, INTERCEPT_TLS, LOG_GROUP
 from .names import network_name
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# Where the proxy listens: by its name, and for what was sent to port 80 and 443 of somebody else.
-EXPLICIT, INTERCEPT_HTTP, INTERCEPT_TLS = 3128, 3129, 3130
 # The node's own resolver, which the proxy and the classes' resolvers ask.
 RESOLVER = "127.0.0.55"
 # Mark of connections that a rule by address let through; no proxy comes between.
 DIRECT = "0x6d68"
-# Group of NFLOG under which refused packets are told.
-LOG_GROUP = 27
 _GROUP = re.compile(r"[a-z_][a-z0-9_-]{0,31}", re.ASCII)
 
 
@@ -142,11 +139,6 @@ def _quantity(one: Mapping[str, Any]) -> str:
     return f"limit rate over {one['bandwidth']} bytes/second burst {max(one['bandwidth'] // 10, 65536)} bytes"
 
 
-def _has_web(one: Mapping[str, Any]) -> bool:
-    """Whether the class has names, which are the proxy's and the resolver's to judge."""
-    return bool(one["public_internet"] or one["allow"]["names"])
-
-
 def _class_sets(name: str, one: Mapping[str, Any]) -> list[str]:
     lines = []
     if one["connections"]:
@@ -163,7 +155,7 @@ def _class_chain(name: str, one: Mapping[str, Any]) -> list[str]:
     lines = [f"\tchain class_{name} {{"]
     if one["connections"]:
         lines.append(f"\t\tadd @connections_{name} {{ ip saddr ct count over {one['connections']} }} counter goto refuse")
-    if _has_web(one):
+    if one["named"]:
         lines += [
             # Not by TCP, where whatever follows a query goes with it to the site's own resolver.
             f"\t\tip daddr {one['gateway']} udp dport 53 counter accept",
@@ -176,7 +168,7 @@ def _class_chain(name: str, one: Mapping[str, Any]) -> list[str]:
         lines.append(f"\t\tip daddr {_braces(networks)} {_match(ports)} counter ct mark set {DIRECT} accept")
     for key, content in sorted(one["name_sets"].items()):
         lines += [f"\t\tip daddr @{key} {_match(ports)} counter ct mark set {DIRECT} accept" for ports in content["ports"]]
-    if _has_web(one):
+    if one["named"]:
         lines.append('\t\tip daddr != @closed tcp dport { 80, 443 } counter accept comment "the proxy decides"')
     if one["public_internet"]:
         lines += [

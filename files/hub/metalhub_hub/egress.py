@@ -18,6 +18,7 @@ import aiohttp
 
 from . import cluster, config
 from .core.egress_report import Row, merge, summarize
+from .core.egress_terms import NODE_LINES
 from .engine import EngineUnknown, Tls
 
 log = logging.getLogger("metalhub")
@@ -28,8 +29,6 @@ REPORT_AGE = 10.0
 REPORT_PATIENCE = 15.0
 # Nodes that are asked at once: for the few words of their health, and for refusals, which are megabytes each.
 HEALTH_AT_ONCE, REPORTS_AT_ONCE = 64, 4
-# A node answers with its newest lines, at most so many.
-NODE_LINES = 20_000
 NODE_BYTES = 32 * 2**20
 NODE_ROWS = 5_000
 SITE_ROWS = 20_000

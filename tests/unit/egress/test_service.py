@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.metalhub.platform.plugins.module_utils import egress
+from ansible_collections.metalhub.platform.plugins.module_utils import egress, nft_rules
+from ansible_collections.metalhub.platform.plugins.module_utils.egress_terms import EXPLICIT, INTERCEPT_HTTP, INTERCEPT_TLS
 
 ROLE = Path(__file__).parents[3] / "roles/egress/files/opt/metalhub/egress"
 sys.path.insert(0, str(ROLE))
@@ -366,6 +367,13 @@ def test_the_control_host_is_told(service: module.Service, commands: Commands, j
     for method, path in (("PUT", "/health"), ("GET", "/other")):
         with pytest.raises(module.Refusal):
             service.answer(method, path, b"")
+
+
+def test_squid_listens_where_the_rules_lead() -> None:
+    text = (ROLE.parents[3] / "templates/etc/metalhub/egress/squid.conf.j2").read_text(encoding="utf-8")
+    for line in (f"http_port {EXPLICIT} name=explicit ", f"http_port {INTERCEPT_HTTP} name=http ", f"https_port {INTERCEPT_TLS} name=tls "):
+        assert f"\n{line}" in text
+    assert f"\ndns_nameservers {nft_rules.RESOLVER}\n" in text
 
 
 def test_the_package_is_the_one_source() -> None:

@@ -9,8 +9,7 @@ import re
 import urllib.parse
 from dataclasses import dataclass
 
-# The ports that squid listens on, as plugins/module_utils/nft_rules.py has them.
-EXPLICIT, INTERCEPT_HTTP, INTERCEPT_TLS = "3128", "3129", "3130"
+from .egress_terms import EXPLICIT, INTERCEPT_HTTP, INTERCEPT_TLS
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ def parse_question(line: str) -> Question:
     connect = method == "CONNECT"
     # Intercepted HTTP goes to where its Host leads, as if the proxy had been asked for it.
     vias = {INTERCEPT_HTTP: "proxy-http", INTERCEPT_TLS: "intercept-tls", EXPLICIT: "proxy-connect" if connect else "proxy-http"}
-    via = vias[local_port]
+    via = vias[int(local_port)]
     data = None
     if hello != "-":
         try:

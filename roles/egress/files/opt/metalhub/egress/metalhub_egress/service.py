@@ -20,6 +20,7 @@ import urllib.parse
 
 from . import nflog
 from .egress_decide import Policy, Request
+from .egress_terms import LOG_GROUP, NODE_LINES
 from .engine_api import Engine
 from .node_service import Refusal, Server, notify
 from .questions import Flow, Question, ResolverLog, parse_flows, parse_question, parse_syslog
@@ -46,18 +47,14 @@ class Answers:
     """Which addresses the resolver gave for which names lately, by class: what a rule by name stands for in the packet filter."""
 
     def __init__(self) -> None:
-        self._seen: collections.OrderedDict[tuple[str, str, str], float] = collections.OrderedDict()
+        self._seen: collections.OrderedDict[tuple[str, str, str], None] = collections.OrderedDict()
 
     def add(self, klass: str, name: str, address: str) -> None:
         """Remember one answer."""
-        self._seen[(klass, name, address)] = time.time()
+        self._seen[(klass, name, address)] = None
         self._seen.move_to_end((klass, name, address))
         if len(self._seen) > CAPACITY:
             self._seen.popitem(last=False)
-
-    def names(self, klass: str, address: str) -> list[str]:
-        """The names that led to an address."""
-        return [name for (one, name, where) in list(self._seen) if one == klass and where == address]
 
     def all(self) -> list[tuple[str, str, str]]:
         """(class, name, address) of all that is remembered."""
@@ -74,7 +71,6 @@ class Service:
         # (client, port) of connections through the proxy, as they were allowed.
         self.open: collections.OrderedDict[tuple[str, int], Request] = collections.OrderedDict()
         self.cut = 0
-        self.started = time.time()
         self._policy_text = ""
         self.policy = Policy.from_plain({"version": 1, "classes": {}, "closed": [], "site_networks": []})
         self._health: tuple[float, dict[str, t.Any]] = (0, {})
@@ -145,9 +141,8 @@ class Service:
         what, client, kind, name, address = found
         if what == "answered":
             self.answers.add(klass, name, address)
-        elif kind in ("A", "AAAA", "HTTPS", "SVCB") and self.policy.resolves(klass, name):
-            pass  # a name of the class without this kind of record
-        else:
+        # A name of the class without such a record is nobody's refusal.
+        elif kind not in ("A", "AAAA", "HTTPS", "SVCB") or not self.policy.resolves(klass, name):
             self.journal.note(
                 verdict="refused", source=client, destination=name, port=53, protocol=kind, via="dns", reason="not in the class's list",
                 **{"class": klass},
@@ -188,26 +183,31 @@ class Service:
             del self.open[(client, port)]
             self._forget("tcp", client, port)
         count = len(refused)
+        names: dict[str, dict[str, list[str]]] = {klass: {} for klass in self.plain["classes"]}
+        for klass, name, address in self.answers.all():
+            if klass in names:
+                names[klass].setdefault(address, []).append(name)
         for klass, one in self.plain["classes"].items():
-            self._fill(klass, one)
+            self._fill(one, names[klass])
             for flow in parse_flows(self._command("conntrack", "-L", "-s", one["subnet"])):
-                if not self._still(klass, one, flow):
+                if not self._still(klass, one, flow, names[klass]):
                     self._forget(flow.protocol, flow.source, flow.source_port)
                     count += 1
         self.cut += count
         return count
 
-    def _fill(self, klass: str, one: t.Mapping[str, t.Any]) -> None:
-        for key, content in one.get("name_sets", {}).items():
-            addresses = sorted({
-                address for (owner, name, address) in self.answers.all()
-                if owner == klass and any(f".{name}".endswith(f".{place}") for place in content["names"])
-            })  # fmt: skip
+    def _fill(self, one: t.Mapping[str, t.Any], names: t.Mapping[str, t.Sequence[str]]) -> None:
+        for key, content in one["name_sets"].items():
+            places = tuple(f".{place}" for place in content["names"])
+            addresses = sorted(address for address, led in names.items() if any(f".{name}".endswith(places) for name in led))
             if addresses:
                 self._command("nft", "add", "element", "inet", "metalhub", key, "{ " + ", ".join(addresses) + " }")
 
-    def _still(self, klass: str, one: t.Mapping[str, t.Any], flow: Flow) -> bool:
-        """Whether the packet filter would let this connection begin today. Those to the node are the proxy's and the resolver's."""
+    def _still(self, klass: str, one: t.Mapping[str, t.Any], flow: Flow, names: t.Mapping[str, t.Sequence[str]]) -> bool:
+        """Whether the packet filter would let this connection begin today. Those to the node are the proxy's and the resolver's.
+
+        `names` are those that led to an address lately.
+        """
         if flow.protocol == "tcp" and (flow.source, flow.source_port) in self.open:
             return True
         if flow.destination == one["gateway"]:
@@ -217,8 +217,8 @@ class Service:
             return True
         if self.policy.decide_address(klass, flow.destination, flow.port, flow.protocol).allowed:
             return True
-        names = self.answers.names(klass, flow.destination)
-        return any(self.policy.decide_name(klass, name, flow.port, flow.protocol).allowed for name in names)
+        led = names.get(flow.destination, ())
+        return any(self.policy.decide_name(klass, name, flow.port, flow.protocol).allowed for name in led)
 
     def _forget(self, protocol: str, client: str, port: int) -> None:
         """Without its entry the next packet counts as the first of a new connection, and is not one: it is reset."""
@@ -230,8 +230,7 @@ class Service:
         """Which parts are there."""
         when, found = self._health
         if time.monotonic() - when > 2 or not found:
-            named = [name for name, one in self.plain["classes"].items() if one["public_internet"] or one["allow"]["names"]]
-            units = [*UNITS, *(f"metalhub-resolver@{name}.service" for name in named)]
+            units = [*UNITS, *(f"metalhub-resolver@{name}.service" for name, one in self.plain["classes"].items() if one["named"])]
             states = self._command("systemctl", "is-active", *units).split()
             down = sorted(unit for place, unit in enumerate(units) if states[place : place + 1] != ["active"])
             found = {"status": "ok" if not down else "down", "down": down, "open": len(self.open), "dropped": self.journal.dropped}
@@ -249,7 +248,7 @@ class Service:
             return self.metrics()
         if place.path == "/refusals":
             since = urllib.parse.parse_qs(place.query).get("since", [""])[0]
-            return {"lines": list(collections.deque(self.journal.lines(since), maxlen=20_000))}
+            return {"lines": list(collections.deque(self.journal.lines(since), maxlen=NODE_LINES))}
         raise Refusal(404, "there are /health, /metrics and /refusals?since=<time>")
 
     def metrics(self) -> str:
@@ -286,7 +285,7 @@ async def serve(service: Service) -> None:
     await asyncio.start_unix_server(questions, sock=sockets[socket.SOCK_STREAM], limit=2**18)
     log = sockets[socket.SOCK_DGRAM]
     log.setblocking(False)
-    packets = nflog.subscribe(service.settings["log_group"])
+    packets = nflog.subscribe(LOG_GROUP)
 
     def read(channel: socket.socket, use: t.Callable[[bytes], None]) -> None:
         for _ in range(100):
