@@ -21,6 +21,7 @@ from .egress_terms import (
     EXPLICIT,
     NEVER,
     NO_PORTS,
+    NODE_RESOLVER,
     PUBLIC_PORTS,
     WEB_PORTS,
     Ports,
@@ -729,7 +730,7 @@ _FILTERED_TYPES = (
 )  # fmt: skip
 
 
-def resolver_config(policy: Mapping[str, Any], name: str, nft_table: str = "metalhub", upstream: str = "127.0.0.1#5355") -> str:
+def resolver_config(policy: Mapping[str, Any], name: str, nft_table: str = "metalhub", upstream: str = NODE_RESOLVER) -> str:
     """The configuration of dnsmasq (2.90 or newer) for one class of a compiled policy.
 
     It answers at the class's gateway, forwards names that are allowed for some port to ``upstream`` and knows no others. ``/*.x/`` is what

@@ -31,7 +31,7 @@ from .egress_terms import (
 from .tls_hello import parse_client_hello
 
 _HTTP, _HTTPS = 80, 443
-VIAS = ("proxy-http", "proxy-connect", "intercept-http", "intercept-tls")
+VIAS = ("proxy-http", "proxy-connect", "intercept-tls")
 _NEVER = tuple(map(span_of, NEVER))
 
 
@@ -75,8 +75,9 @@ class Reason(str, enum.Enum):
 class Request:
     """One connection of a session.
 
-    ``via`` is ``proxy-http``, ``proxy-connect``, ``intercept-http`` or ``intercept-tls``. ``host`` is what CONNECT, the URL or the Host
-    header says, without its port, and empty for ``intercept-tls``. ``original`` is the address the client dialled (intercepts only).
+    ``via`` is ``proxy-http`` (intercepted plain HTTP as well: it goes where its Host leads), ``proxy-connect`` or ``intercept-tls``.
+    ``host`` is what CONNECT, the URL or the Host header says, without its port, and empty for ``intercept-tls``, for which ``original``
+    is the address that the client dialled.
     ``hello`` are the raw bytes of the ClientHello's records, None before they are known. ``resolved`` are the IPv4 addresses that our
     own resolver gives for the name: of ``host``, and for ``intercept-tls`` of the name in the ClientHello.
     """
@@ -188,8 +189,6 @@ class Policy:
             return self._plain(one, request)
         if request.via == "proxy-connect":
             return self._connect(one, request)
-        if request.via == "intercept-http":
-            return self._plain(one, request)
         if request.via == "intercept-tls":
             return self._tls(one, request)
         return _refused(Reason.NOT_LISTED)
@@ -273,23 +272,14 @@ class Policy:
         return _refused(reason, verdict.name) if reason else verdict
 
     def _plain(self, one: _Class, request: Request) -> Verdict:
-        """Plain HTTP, asked of the proxy or intercepted."""
-        intercepted = request.via == "intercept-http"
-        address = read_address(request.original or "") if intercepted else None
-        if address is not None and (direct := self._address(one, address, request.port)).reason in (Reason.DENIED, Reason.ALLOWED_ADDRESS):
-            return direct
+        """Plain HTTP."""
         if request.method.upper() == "PRI":
             return _refused(Reason.HTTP2)
         verdict = self._host(one, request.host, request.port)
-        if not verdict.allowed or verdict.reason is Reason.ALLOWED_ADDRESS and not intercepted:
+        if not verdict.allowed or verdict.reason is Reason.ALLOWED_ADDRESS:
             return verdict
         if request.port == _HTTPS:
             return _refused(Reason.NOT_TLS, verdict.name)
-        if not verdict.name:
-            # An address as the Host has to be the one that was dialled.
-            return _refused(Reason.NOT_ITS_ADDRESS) if intercepted and request.original != request.host else verdict
-        if intercepted:
-            return self._at_address(one, verdict, request)
         reason = self._leads(one, request.resolved, request.port)
         return _refused(reason, verdict.name) if reason else verdict
 

@@ -17,6 +17,8 @@ Span = tuple[int, int]
 
 # Where the proxy listens: by its name, and for what was sent to port 80 and 443 of somebody else. The role egress has them in squid.conf.
 EXPLICIT, INTERCEPT_HTTP, INTERCEPT_TLS = 3128, 3129, 3130
+# Where the node's own resolver listens, which those of the classes ask. The role egress has it in _node.conf.
+NODE_RESOLVER = "127.0.0.55"
 # Group of NFLOG under which refused packets are told.
 LOG_GROUP = 27
 # A node tells its newest refusals, at most so many lines.

@@ -17,8 +17,6 @@ from .names import network_name
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# The node's own resolver, which the proxy and the classes' resolvers ask.
-RESOLVER = "127.0.0.55"
 # Mark of connections that a rule by address let through; no proxy comes between.
 DIRECT = "0x6d68"
 _GROUP = re.compile(r"[a-z_][a-z0-9_-]{0,31}", re.ASCII)
@@ -205,6 +203,7 @@ def render(policy: Policy) -> str:
     limited = {names[name]: name for name, one in classes.items() if one["bandwidth"]}
     quantity = {name: _quantity(one) for name, one in classes.items() if one["bandwidth"]}
     direct = sorted({(ports, network) for one in classes.values() for ports, some in one["allow"]["networks"].items() for network in some})
+    gateways = sorted(one["gateway"] for one in classes.values() if one["named"])
     lines = [
         "# Made by the network role; changes are overwritten.",
         "# Adding a table before deleting it makes the deletion legal when it is not there. All of it is one transaction,",
@@ -286,6 +285,11 @@ def render(policy: Policy) -> str:
         "\t}",
         "\tchain output {",
         "\t\ttype filter hook output priority filter; policy accept;",
+        *(
+            [f'\t\tmeta skuid "{policy.proxy_user}" ip saddr 127.0.0.1 ip daddr {_braces(gateways)} udp dport 53 accept']
+            if policy.proxy_user and gateways
+            else []
+        ),
         "\t\t# By address: after Docker's DNAT of a local connection this hook still shows the interface it had before.",
         "\t\tip daddr @subnets goto local_to_session",
         '\t\toifname "mh-*" goto local_to_session',
@@ -306,7 +310,6 @@ def render(policy: Policy) -> str:
         "\t# did not name.",
         "\tchain from_proxy {",
         "\t\tct state established,related accept",
-        f"\t\tip daddr {RESOLVER} meta l4proto {{ tcp, udp }} th dport 53 accept",
         '\t\tip saddr 127.0.0.1 ip daddr 127.0.0.1 tcp dport 32768-60999 accept comment "squid talks to its helpers like this"',
         "\t\tfib daddr type != unicast counter reject",
         "\t\tip daddr @platform counter reject",

@@ -11,7 +11,8 @@ from .places import ADDRESSES
 
 SUBNETS = {"listed": "10.231.64.0/20", "open": "10.231.32.0/20", "none": "10.231.48.0/20"}
 # What runs on a node for sessions. Where a unit is not there, that part of the control is not there either.
-UNITS = ("metalhub-squid.service", "metalhub-egress.socket", "metalhub-egress.service", *(f"metalhub-resolver@{name}.service" for name in ("_node", *SUBNETS)))
+UNITS = ("metalhub-egress.socket", "metalhub-egress.service", *(f"metalhub-resolver@{name}.service" for name in ("_node", *SUBNETS)),
+         *(f"metalhub-squid@{name}.service" for name in SUBNETS))  # fmt: skip
 TABLES = ("inet metalhub", "bridge metalhub")
 
 

@@ -50,17 +50,17 @@ ACTIONS = {
     "nftables reloads": "systemctl reload nftables",
     "nftables stops and starts": "systemctl stop nftables; sleep 1; systemctl start nftables",
     "the packet filter's unit restarts": "for verb in restart reload stop start; do systemctl $verb metalhub-network; done",
-    "squid restarts": "systemctl restart metalhub-squid",
-    "squid is killed": "systemctl kill -s KILL metalhub-squid",
-    "squid stays away": "systemctl stop metalhub-squid; sleep 2; systemctl start metalhub-squid",
-    "squid reads its settings again": "systemctl reload metalhub-squid",
+    "squid restarts": "systemctl restart 'metalhub-squid@*'",
+    "squid is killed": "systemctl kill -s KILL 'metalhub-squid@*'",
+    "squid stays away": "systemctl stop metalhub-squid@listed; sleep 2; systemctl start metalhub-squid@listed",
+    "squid reads its settings again": "systemctl reload 'metalhub-squid@*'",
     "the resolvers restart": "systemctl restart 'metalhub-resolver@*'",
     "the resolvers are killed": "systemctl kill -s KILL 'metalhub-resolver@*'",
     "the egress service restarts": "systemctl restart metalhub-egress",
     "the egress service is killed": "systemctl kill -s KILL metalhub-egress",
     "the egress service stays away": "systemctl stop metalhub-egress.socket metalhub-egress; sleep 2; systemctl start metalhub-egress.socket metalhub-egress",
     "the egress service reads its policy again": "systemctl reload metalhub-egress",
-    "all of them restart": "systemctl restart nftables metalhub-network metalhub-squid metalhub-egress 'metalhub-resolver@*'",
+    "all of them restart": "systemctl restart nftables metalhub-network 'metalhub-squid@*' metalhub-egress 'metalhub-resolver@*'",
 }
 # Sessions do not live through these, so a namespace on their bridge attacks.
 ENGINE_ACTIONS = {
@@ -153,7 +153,7 @@ class Restarts:
                 node.run(f"systemctl reset-failed 2>/dev/null; {command}", check=False, timeout=120)
                 for sandbox, future in futures.items():
                     self._keep(sandbox, action, baseline[sandbox], future.result())
-                node.run("systemctl start metalhub-network metalhub-squid metalhub-egress 2>/dev/null", check=False)
+                node.run("systemctl start metalhub-network metalhub-squid@listed metalhub-egress 2>/dev/null", check=False)
             self.dead += suite.alive()
 
     def run_engine(self, actions: Mapping[str, str]) -> None:

@@ -207,7 +207,7 @@ def test_what_was_refused_is_known(cluster: Cluster, browser: Browser, guest: Gu
     assert "nowhere.example.org" in run.output and user in run.output
 
     # The person is told when there is no way out.
-    cluster.ssh(node, "systemctl stop metalhub-squid")
+    cluster.ssh(node, "systemctl stop 'metalhub-squid@*'")
     try:
         page = log_in(browser.new_context(viewport={"width": 1280, "height": 800}), cluster, user, account(user))
         page.wait_for_url(lambda url: "/hub/login" not in url)
@@ -219,4 +219,4 @@ def test_what_was_refused_is_known(cluster: Cluster, browser: Browser, guest: Gu
         wait("the session's page says that the way out is closed", alarm, 40, 2)
         picture(page, "egress-closed")
     finally:
-        cluster.ssh(node, "systemctl start metalhub-squid")
+        cluster.ssh(node, "cd /etc/metalhub/egress/squid && for class in *.conf; do systemctl start metalhub-squid@${class%.conf}; done")

@@ -58,6 +58,33 @@ def test_a_session_has_no_privileges(cluster: Cluster, limited: tuple[Hub, Kerne
     assert config["CapDrop"] == ["ALL"] and not config["Privileged"]
 
 
+def test_the_hub_answers_a_session_nothing_but_its_own(limited: tuple[Hub, Kernel]) -> None:
+    """The one port of the control host that a session reaches, without a token and with the session's own."""
+    _, kernel = limited
+    asked = [["GET", "users"], ["GET", "services"], ["GET", "proxy"], ["POST", "users/admin/server"], ["POST", "users/admin/tokens"], ["DELETE", "users/admin"]]
+    found = ask(
+        kernel,
+        f"""
+        import json, os, urllib.error, urllib.request
+        def status(method, path, **headers):
+            request = urllib.request.Request(os.environ["JUPYTERHUB_API_URL"] + "/" + path, method=method, headers=headers)
+            try:
+                return urllib.request.urlopen(request, timeout=5).status
+            except urllib.error.HTTPError as error:
+                return error.code
+        own = {{"Authorization": "token " + os.environ["JUPYTERHUB_API_TOKEN"]}}
+        print(json.dumps({{
+            "alive": status("GET", ""), "own": status("GET", "user", **own),
+            "without": [status(*each) for each in {asked}], "with": [status(*each, **own) for each in {asked}],
+        }}))
+        """,
+    )
+    assert isinstance(found, dict)
+    assert (found["alive"], found["own"]) == (200, 200), "it does answer"
+    assert set(found["without"]) == {403}, found
+    assert set(found["with"]) <= {403, 404}, found
+
+
 def test_the_system_is_read_only_and_the_three_places_are_not(limited: tuple[Hub, Kernel]) -> None:
     _, kernel = limited
     found = ask(

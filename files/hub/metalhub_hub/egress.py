@@ -9,6 +9,7 @@ import asyncio
 import errno
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,8 +35,10 @@ NODE_ROWS = 5_000
 SITE_ROWS = 20_000
 SPANS = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7)}
 
-_PARTS = {"metalhub-squid.service": "the proxy", "metalhub-resolver@_node.service": "the resolver"}
-_RESOLVER_OF = "metalhub-resolver@"
+_UNIT = re.compile(r"metalhub-(?P<kind>resolver|squid)@(?P<klass>.+)\.service", re.ASCII)
+_PARTS = {"squid": "the proxy", "resolver": "the resolver"}
+# The resolver that those of the classes ask.
+_EVERY = "_node"
 
 
 class Silent(Exception):
@@ -65,13 +68,13 @@ class Health:
             return ["the egress service"]
         found = []
         for unit in self.down:
-            of = unit.removeprefix(_RESOLVER_OF).removesuffix(".service") if unit.startswith(_RESOLVER_OF) else ""
-            if unit in _PARTS:
-                found.append(_PARTS[unit])
+            match = _UNIT.fullmatch(unit)
+            of = match["klass"] if match else ""
+            part = _PARTS[match["kind"]] if match else unit
+            if of == _EVERY or (klass and of == klass):
+                found.append(part)
             elif not klass:
-                found.append(f"the resolver of class {of}" if of else unit)
-            elif of == klass:
-                found.append("the resolver")
+                found.append(f"{part} of class {of}" if of else part)
         return list(dict.fromkeys(found))
 
     def words(self) -> str:

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from egress import allowed, cases, report  # noqa: E402
+from egress.restarts import ACTIONS, ENGINE_ACTIONS, Restarts  # noqa: E402
 from egress.suite import SANDBOXES, Suite, problems  # noqa: E402
 
 REPORT = ROOT / ".cache" / "egress"
@@ -37,3 +38,13 @@ def test_nothing_leaks_and_each_attack_is_known_to_work(suite: Suite) -> None:
     report.write(results, REPORT)
     print(report.table(results))
     assert suite.dead + problems(results) == []
+
+
+@pytest.mark.timeout(600)
+def test_nothing_leaks_while_parts_restart(suite: Suite) -> None:
+    """Some of what `python3 -m egress.restarts` tries in six minutes. The last one ends the node's sessions."""
+    restarts = Restarts(suite, SANDBOXES)
+    restarts.run({name: ACTIONS[name] for name in ("nftables restarts", "squid reads its settings again", "all of them restart")})
+    restarts.run_engine({name: ENGINE_ACTIONS[name] for name in ("the engine restarts",)})
+    print(report.table(restarts.results))
+    assert restarts.dead + problems(restarts.results) == []

@@ -101,7 +101,7 @@ def test_a_change_reaches_what_is_open(sessions: dict[str, Session], sandbox: st
 
 
 PARTS = {
-    "metalhub-squid.service": ("https://allowed.example/", "http://allowed.example/"),
+    "metalhub-squid@listed.service": ("https://allowed.example/", "http://allowed.example/"),
     "metalhub-egress.service metalhub-egress.socket": ("https://allowed.example/", "http://allowed.example/"),
     "metalhub-resolver@listed.service": ("https://allowed.example/",),
     "metalhub-resolver@_node.service": ("https://allowed.example/",),
@@ -125,7 +125,7 @@ def test_a_part_that_is_away_closes(session: Session, units: str) -> None:
 
 
 def test_a_part_that_dies_is_back_by_itself(session: Session) -> None:
-    for unit in ("metalhub-squid", "metalhub-egress", "metalhub-resolver@listed", "metalhub-resolver@_node"):
+    for unit in ("metalhub-squid@listed", "metalhub-egress", "metalhub-resolver@listed", "metalhub-resolver@_node"):
         session.host.run(f"systemctl kill -s KILL {unit}")
         deadline = time.monotonic() + 15
         while not reaches(session, "https://allowed.example/"):

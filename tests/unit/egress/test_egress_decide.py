@@ -137,27 +137,6 @@ CASES: dict[str, list[Case]] = {
         ({"klass": "open", "host": PUBLIC, "port": 80}, True, Reason.PUBLIC),
         ({"klass": "open", "host": "bad.example.net", "port": 80}, False, Reason.DENIED),
     ],
-    "intercept-http": [
-        ({"host": DATA, "port": 80, "original": PUBLIC, "resolved": [PUBLIC, OTHER]}, True, Reason.ALLOWED),
-        ({"host": DATA, "port": 80, "original": PUBLIC, "resolved": [OTHER]}, False, Reason.NOT_ITS_ADDRESS),
-        ({"host": DATA, "port": 80, "original": PUBLIC}, False, Reason.NOT_ITS_ADDRESS),
-        ({"host": DATA, "port": 80}, False, Reason.NOT_ITS_ADDRESS),
-        ({"host": BAD, "port": 80, "original": PUBLIC, "resolved": [PUBLIC]}, False, Reason.NOT_LISTED),
-        ({"host": "", "port": 80, "original": PUBLIC}, False, Reason.NO_HOST),
-        ({"host": PUBLIC, "port": 80, "original": PUBLIC}, False, Reason.ADDRESS_LITERAL),
-        ({"host": DATA, "port": 80, "original": INSIDE, "resolved": [INSIDE]}, False, Reason.PRIVATE),
-        ({"host": DATA, "port": 80, "original": SITE, "resolved": [SITE]}, True, Reason.ALLOWED),
-        ({"host": DATA, "port": 80, "original": "10.1.2.9", "resolved": ["10.1.2.9"]}, False, Reason.DENIED),
-        ({"host": BAD, "port": 80, "original": "10.1.9.9"}, True, Reason.ALLOWED_ADDRESS),
-        ({"host": "10.1.9.9", "port": 80, "original": PUBLIC}, False, Reason.NOT_ITS_ADDRESS),
-        ({"host": DATA, "port": 80, "original": PUBLIC, "resolved": [PUBLIC], "method": "PRI"}, False, Reason.HTTP2),
-        ({"klass": "open", "host": BAD, "port": 80, "original": PUBLIC, "resolved": [OTHER]}, True, Reason.PUBLIC),
-        ({"klass": "open", "host": PUBLIC, "port": 80, "original": PUBLIC}, True, Reason.PUBLIC),
-        ({"klass": "open", "host": OTHER, "port": 80, "original": PUBLIC}, False, Reason.NOT_ITS_ADDRESS),
-        ({"klass": "open", "host": "bad.example.net", "port": 80, "original": PUBLIC, "resolved": [PUBLIC]}, False, Reason.DENIED),
-        ({"klass": "open", "host": BAD, "port": 80, "original": INSIDE, "resolved": [INSIDE]}, False, Reason.PRIVATE),
-        ({"klass": "open", "host": BAD, "port": 80, "original": INSIDE, "resolved": [OTHER]}, False, Reason.NOT_ITS_ADDRESS),
-    ],
     "intercept-tls": [
         ({"original": PUBLIC}, True, Reason.LOOK),
         ({"original": PUBLIC, "hello": hello(DATA), "resolved": [PUBLIC]}, True, Reason.ALLOWED),
@@ -326,9 +305,8 @@ def test_it_says_what_the_uncompiled_entries_say(allow: list[str], deny: list[st
             via, data = ("proxy-http", None) if port == 80 else ("proxy-connect", hello(name))
             verdict = policy.decide(Request("a", via, name, port, hello=data))
             assert verdict.allowed == wanted, (name, port, verdict)
-            if port in (80, 443):
-                via = "intercept-http" if port == 80 else "intercept-tls"
-                there = Request("a", via, name if port == 80 else "", port, original=PUBLIC, hello=data, resolved=frozenset([PUBLIC]))
+            if port == 443:
+                there = Request("a", "intercept-tls", "", port, original=PUBLIC, hello=data, resolved=frozenset([PUBLIC]))
                 assert policy.decide(there).allowed == wanted, (name, port)
         assert policy.resolves("a", name) == any(
             world.naive(allow, deny, name, port, protocol) for port in (*world.PORTS, 1, 8099, 500, 40000) for protocol in ("tcp", "udp")

@@ -117,10 +117,10 @@ def test_zones(options: dict[str, Any], lines: list[str]) -> None:
 
 def test_a_public_class_knows_all_but_what_is_denied() -> None:
     lines = zone_lines(resolver_config(policy_of([], ["bad.example.net", "*.worse.example.net"], True), "a-b"))
-    assert lines[0] == "server=127.0.0.1#5355"
+    assert lines[0] == "server=127.0.0.55"
     assert {
         "local=/bad.example.net/",
-        "server=/*.bad.example.net/127.0.0.1#5355",
+        "server=/*.bad.example.net/127.0.0.55",
         "local=/*.worse.example.net/",
         "local=/dns.google/",
     } <= set(lines)

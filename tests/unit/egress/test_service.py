@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.metalhub.platform.plugins.module_utils import egress, nft_rules
-from ansible_collections.metalhub.platform.plugins.module_utils.egress_terms import EXPLICIT, INTERCEPT_HTTP, INTERCEPT_TLS
+from ansible_collections.metalhub.platform.plugins.module_utils import egress
+from ansible_collections.metalhub.platform.plugins.module_utils.egress_terms import EXPLICIT, INTERCEPT_HTTP, INTERCEPT_TLS, NODE_RESOLVER
 
 ROLE = Path(__file__).parents[3] / "roles/egress/files/opt/metalhub/egress"
 sys.path.insert(0, str(ROLE))
@@ -97,21 +97,21 @@ CONNECT = "12 10.231.64.5 50242 3128 10.231.64.1 CONNECT {} 443 "
 @pytest.mark.parametrize(
     ("line", "answer"),
     [
-        (INTERCEPTED + "-", "3 OK inspect=yes"),
-        (INTERCEPTED + hello("data.example.org"), "3 OK inspect=no"),
+        (INTERCEPTED + "-", "3 OK inspect_=yes"),
+        (INTERCEPTED + hello("data.example.org"), "3 OK inspect_=no"),
         (INTERCEPTED + hello("evil.example.org"), "3 ERR message=not%20in%20the%20class%27s%20list"),
         (INTERCEPTED + hello(""), "3 ERR message=no%20SNI"),
         (INTERCEPTED + base64.b64encode(b"SSH-2.0-x\r\n").decode(), "3 ERR message=not%20TLS"),
-        (CONNECT.format("data.example.org") + "-", "12 OK inspect=yes"),
-        (CONNECT.format("data.example.org") + hello("data.example.org"), "12 OK inspect=no"),
+        (CONNECT.format("data.example.org") + "-", "12 OK inspect_=yes"),
+        (CONNECT.format("data.example.org") + hello("data.example.org"), "12 OK inspect_=no"),
         (CONNECT.format("data.example.org") + hello("git.example.org"), "12 ERR message=SNI%20is%20not%20the%20CONNECT%20host"),
         (CONNECT.format("evil.example.org") + "-", "12 ERR message=not%20in%20the%20class%27s%20list"),
-        (CONNECT.format("192.0.2.80") + "-", "12 OK inspect=no"),
+        (CONNECT.format("192.0.2.80") + "-", "12 OK inspect_=no"),
         (CONNECT.format("198.51.100.66") + "-", "12 ERR message=address%20literal"),
-        ("1 10.231.64.5 50242 3128 10.231.64.1 CONNECT git.example.org 22 -", "1 OK inspect=no"),
-        ("1 10.231.64.5 53792 3129 203.0.113.10 GET data.example.org 80 -", "1 OK inspect=no"),
+        ("1 10.231.64.5 50242 3128 10.231.64.1 CONNECT git.example.org 22 -", "1 OK inspect_=no"),
+        ("1 10.231.64.5 53792 3129 203.0.113.10 GET data.example.org 80 -", "1 OK inspect_=no"),
         ("1 10.231.64.5 53792 3129 203.0.113.10 GET evil.example.org 80 -", "1 ERR message=not%20in%20the%20class%27s%20list"),
-        ("1 10.231.64.5 53792 3128 10.231.64.1 GET data.example.org 80 -", "1 OK inspect=no"),
+        ("1 10.231.64.5 53792 3128 10.231.64.1 GET data.example.org 80 -", "1 OK inspect_=no"),
         ("1 10.250.1.9 53792 3128 10.231.64.1 GET data.example.org 80 -", "1 ERR message=no%20class"),
     ],
 )
@@ -280,7 +280,7 @@ def test_a_broken_policy_leaves_the_one_before(service: module.Service, policy: 
     policy.write_text("{")
     with pytest.raises(ValueError, match="property name"):
         service.load()
-    assert service.decide(CONNECT.format("data.example.org") + "-") == "12 OK inspect=yes"
+    assert service.decide(CONNECT.format("data.example.org") + "-") == "12 OK inspect_=yes"
 
 
 # -- the journal ----------------------------------------------------------------------------------------------------------
@@ -359,7 +359,8 @@ def test_the_control_host_is_told(service: module.Service, commands: Commands, j
     assert [line["destination"] for line in service.answer("GET", "/refusals?since=2020", b"")["lines"]] == ["evil.example.org"]
     assert service.answer("GET", "/refusals?since=2999", b"") == {"lines": []}
     health = service.answer("GET", "/health", b"")
-    units = ["metalhub-resolver@_node", "metalhub-resolver@lab", "metalhub-resolver@open", "metalhub-resolver@open-net", "metalhub-squid"]
+    named = ("lab", "open", "open-net")
+    units = ["metalhub-resolver@_node", *(f"metalhub-{part}@{name}" for part in ("resolver", "squid") for name in named)]
     assert health["status"] == "down" and set(health["down"]) == {f"{unit}.service" for unit in units}
     text = service.answer("GET", "/metrics", b"")
     assert 'metalhub_egress_decisions_total{class="lab",verdict="refused",via="proxy-connect",reason="not in the class\'s list"} 1' in text
@@ -370,10 +371,10 @@ def test_the_control_host_is_told(service: module.Service, commands: Commands, j
 
 
 def test_squid_listens_where_the_rules_lead() -> None:
-    text = (ROLE.parents[3] / "templates/etc/metalhub/egress/squid.conf.j2").read_text(encoding="utf-8")
-    for line in (f"http_port {EXPLICIT} name=explicit ", f"http_port {INTERCEPT_HTTP} name=http ", f"https_port {INTERCEPT_TLS} name=tls "):
-        assert f"\n{line}" in text
-    assert f"\ndns_nameservers {nft_rules.RESOLVER}\n" in text
+    text = (ROLE.parents[3] / "templates/_/squid.conf.j2").read_text(encoding="utf-8")
+    for kind, port, name in (("http", EXPLICIT, "explicit"), ("http", INTERCEPT_HTTP, "http"), ("https", INTERCEPT_TLS, "tls")):
+        assert f"\n{kind}_port {{{{ class.gateway }}}}:{port} name={name} " in text
+    assert f"\nlisten-address={NODE_RESOLVER}\n" in (ROLE.parents[3] / "templates/etc/metalhub/egress/resolver/_node.conf.j2").read_text(encoding="utf-8")
 
 
 def test_the_package_is_the_one_source() -> None:

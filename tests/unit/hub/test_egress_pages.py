@@ -202,12 +202,12 @@ def test_a_closed_way_out_is_told(site: Site, admin: requests.Session, bob: requ
         return bob.get(f"{site.hub.url}/metalhub/ways-out", timeout=10).json()
 
     assert closed not in told() and asked() == {"": ""}
-    site.one.down = ["metalhub-squid.service"]
+    site.one.down = ["metalhub-squid@packages.service"]
     eventually(lambda: closed in told())
     assert asked() == {"": closed}
     assert "metalhub/egress" not in told(), "the alarm is the administrators'"
-    assert "The way out of sessions on compute1: the proxy does not run." in html.unescape(site.hub.page("/home", admin))
-    assert "The way out of sessions on <b>compute1</b>: the proxy does not run." in page(site, admin)
+    assert "The way out of sessions on compute1: the proxy of class packages does not run." in html.unescape(site.hub.page("/home", admin))
+    assert "The way out of sessions on <b>compute1</b>: the proxy of class packages does not run." in page(site, admin)
     site.one.down = []
     eventually(lambda: closed not in told())
     # What only another class needs closes nobody else's way out.

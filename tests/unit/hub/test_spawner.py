@@ -92,7 +92,7 @@ async def test_a_start_on_a_node_whose_way_out_is_closed_says_so(spawner: Here) 
     await start(spawner)
     assert not any("warning" in event for event in spawner._events) and spawner.way_out() == ""
     await stop(spawner)
-    spawner.platform.egress.health = {"compute1": egress.Health(down=("metalhub-squid.service",))}
+    spawner.platform.egress.health = {"compute1": egress.Health(down=("metalhub-squid@packages.service",))}
     assert spawner.way_out() == "", "nothing runs"
     await start(spawner)
     (told,) = [event for event in spawner._events if "warning" in event]

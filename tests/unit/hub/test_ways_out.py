@@ -17,7 +17,7 @@ from metalhub_hub import config, egress
 from metalhub_hub.cluster import Cluster
 from metalhub_hub.engine import Engine, Tls
 
-SQUID, RESOLVER = "metalhub-squid.service", "metalhub-resolver@_node.service"
+SQUID, RESOLVER = "metalhub-squid@packages.service", "metalhub-resolver@_node.service"
 NOW = datetime(2026, 1, 2, 12, tzinfo=timezone.utc)
 
 
@@ -72,8 +72,8 @@ PROXY = config.Egress(proxy="http://10.231.16.1:3128")
         (egress.Health(down=(RESOLVER, SQUID)), "packages", PROXY, "the resolver and the proxy on node n1 do not run"),
         (egress.Health(down=("metalhub-resolver@packages.service",)), "packages", PROXY, "the resolver on node n1 does not run"),
         (egress.Health(down=("metalhub-resolver@packages.service", RESOLVER)), "packages", PROXY, "the resolver on node n1 does not run"),
-        # Another class's resolver is no business of this session, and a class without names needs none of it.
-        (egress.Health(down=("metalhub-resolver@open.service",)), "packages", PROXY, ""),
+        # What another class needs is no business of this session, and a class without names needs none of it.
+        (egress.Health(down=("metalhub-resolver@open.service", "metalhub-squid@open.service")), "packages", PROXY, ""),
         (egress.Health(down=(SQUID,)), "none", config.Egress(), ""),
         # Nothing listens: the service that decides is not there, and without it nothing passes.
         (egress.Health(trouble="nothing listens there", dead=True), "packages", PROXY, "the egress service on node n1 does not run"),
@@ -88,7 +88,7 @@ def test_what_a_user_is_told(health: egress.Health | None, klass: str, offer: co
 
 def test_what_administrators_are_told() -> None:
     assert egress.Health().words() == "runs"
-    assert egress.Health(down=("metalhub-resolver@open.service", SQUID)).words() == "the resolver of class open and the proxy do not run"
+    assert egress.Health(down=("metalhub-resolver@open.service", SQUID)).words() == "the resolver of class open and the proxy of class packages do not run"
     assert egress.Health(trouble="it took more than 3 s").words() == "does not answer: it took more than 3 s"
     assert egress.Health(trouble="nothing listens there", dead=True).words() == "the egress service does not run"
 
@@ -109,7 +109,7 @@ async def test_a_part_that_is_down_and_comes_back(world: World, caplog: pytest.L
     world.two.down = [SQUID]
     for _ in range(3):
         await world.hub.look()
-    assert world.hub.alarms() == ["compute2: the proxy does not run"]
+    assert world.hub.alarms() == ["compute2: the proxy of class packages does not run"]
     assert world.hub.way_out("compute2", "packages", PROXY)
     assert not world.hub.way_out("compute1", "packages", PROXY)
     assert not world.hub.way_out("a node", "packages", PROXY)
@@ -117,7 +117,7 @@ async def test_a_part_that_is_down_and_comes_back(world: World, caplog: pytest.L
     await world.hub.look()
     assert not world.hub.alarms()
     said = [record.getMessage() for record in caplog.records if "way out" in record.getMessage()]
-    assert said == ["The way out of node compute2: the proxy does not run", "The way out of node compute2: runs"], "once each"
+    assert said == ["The way out of node compute2: the proxy of class packages does not run", "The way out of node compute2: runs"], "once each"
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ async def test_a_cluster_that_does_not_answer_takes_nothing_back(world: World, e
     engine.mode = "500"
     world.hub._cluster._taken = float("-inf")
     await world.hub.look()
-    assert world.hub.alarms() == ["compute1: the proxy does not run"]
+    assert world.hub.alarms() == ["compute1: the proxy of class packages does not run"]
 
 
 async def test_only_the_hub_is_answered_and_only_the_node_is_believed(world: World, pki: Path) -> None:
@@ -244,7 +244,7 @@ async def test_what_the_nodes_own_service_answers_is_understood(world: World, tm
     from metalhub_egress.refusals import Journal
 
     journal = Journal(str(tmp_path / "journal"), lambda source: {"user": "ann", "session": "s", "profile": "small", "node": "compute1"})
-    service = module.Service({"control": []}, journal, lambda *argv: "active\ninactive\n")
+    service = module.Service({"control": []}, journal, lambda *argv: "inactive\n")
     service.plain = {"classes": {}}
     fields = {"source": "10.231.16.2", "class": "packages", "destination": "data.example.org", "protocol": "tcp", "via": "proxy-connect"}
     for verdict in ("refused", "allowed", "refused"):

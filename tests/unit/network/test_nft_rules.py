@@ -115,6 +115,11 @@ def test_the_proxy_reaches_nothing_of_the_platform_and_nothing_private_that_is_n
     assert not any("skuid" in rule for rule in chain(policy(proxy_user=""), "output"))
 
 
+def test_the_proxy_asks_no_resolver_but_those_of_classes() -> None:
+    asks = [rule for name in ("output", "from_proxy") for rule in chain(policy(), name) if "dport 53" in rule]
+    assert asks == ['meta skuid "root" ip saddr 127.0.0.1 ip daddr { 10.231.32.1, 10.231.64.1, 10.231.80.1 } udp dport 53 accept']
+
+
 def check(text: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["unshare", "-n", "nft", "-c", "-f", "-"], input=text, text=True, capture_output=True, check=False, timeout=20)
 

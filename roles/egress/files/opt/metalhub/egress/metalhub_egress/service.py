@@ -29,7 +29,8 @@ from .sessions import Sessions
 
 POLICY = "/etc/metalhub/egress/policy.json"
 JOURNAL = "/var/lib/metalhub/egress/refusals.jsonl"
-UNITS = ("metalhub-squid.service", "metalhub-resolver@_node.service")
+# What runs for all classes, and for each that has names.
+UNITS, CLASS_UNITS = ("metalhub-resolver@_node.service",), ("metalhub-resolver@{}.service", "metalhub-squid@{}.service")
 # Connections and answers that are remembered; the oldest go first.
 CAPACITY = 200_000
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
@@ -106,7 +107,7 @@ class Service:
             print(f"a question that cannot be read: {error}: {line[:200]!r}", flush=True)
             return f"{channel} BH message=unreadable"
         if verdict.allowed and verdict.inspect and question.hello is None:
-            return f"{channel} OK inspect=yes"
+            return f"{channel} OK inspect_=yes"
         if not verdict.allowed or self.plain["classes"][klass]["log"] == "all":
             self._note(klass, question, verdict)
         if not verdict.allowed:
@@ -114,7 +115,7 @@ class Service:
         self.open[(question.client, question.client_port)] = request
         if len(self.open) > CAPACITY:
             self.open.popitem(last=False)
-        return f"{channel} OK inspect=no"
+        return f"{channel} OK inspect_=no"
 
     def _note(self, klass: str, question: Question, verdict: t.Any) -> None:
         self.journal.note(
@@ -230,7 +231,8 @@ class Service:
         """Which parts are there."""
         when, found = self._health
         if time.monotonic() - when > 2 or not found:
-            units = [*UNITS, *(f"metalhub-resolver@{name}.service" for name, one in self.plain["classes"].items() if one["named"])]
+            named = [name for name, one in self.plain["classes"].items() if one["named"]]
+            units = [*UNITS, *(unit.format(name) for name in named for unit in CLASS_UNITS)]
             states = self._command("systemctl", "is-active", *units).split()
             down = sorted(unit for place, unit in enumerate(units) if states[place : place + 1] != ["active"])
             found = {"status": "ok" if not down else "down", "down": down, "open": len(self.open), "dropped": self.journal.dropped}
@@ -261,7 +263,7 @@ class Service:
             ("open_connections", "gauge", "Connections through the proxy.", len(self.open)),
             ("cut_total", "counter", "Connections that a change of the policy ended.", self.cut),
             ("dropped_total", "counter", "Refusals that were not written.", self.journal.dropped),
-            ("up", "gauge", "Whether the proxy and all resolvers run.", int(self.health()["status"] == "ok")),
+            ("up", "gauge", "Whether all proxies and resolvers run.", int(self.health()["status"] == "ok")),
         ):
             lines += [f"# HELP metalhub_egress_{name} {text}", f"# TYPE metalhub_egress_{name} {kind}", f"metalhub_egress_{name} {value}"]
         return "\n".join(lines) + "\n"
