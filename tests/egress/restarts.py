@@ -60,6 +60,7 @@ ACTIONS = {
     "the egress service is killed": "systemctl kill -s KILL metalhub-egress",
     "the egress service stays away": "systemctl stop metalhub-egress.socket metalhub-egress; sleep 2; systemctl start metalhub-egress.socket metalhub-egress",
     "the egress service reads its policy again": "systemctl reload metalhub-egress",
+    "firewalld starts, reloads and stops": "systemctl start firewalld && firewall-cmd --reload && firewall-cmd --complete-reload && systemctl restart firewalld; systemctl stop firewalld",
     "all of them restart": "systemctl restart nftables metalhub-network 'metalhub-squid@*' metalhub-egress 'metalhub-resolver@*'",
 }
 # Sessions do not live through these, so a namespace on their bridge attacks.
