@@ -276,6 +276,17 @@ def test_a_service_that_began_after_a_connection_cuts_it_when_the_policy_changes
     assert ["tcp", "-s", CLIENT, "--sport", "50242"] in commands.cut()
 
 
+def test_what_the_kernel_does_not_know_is_over(busy: module.Service, policy: Path, commands: Commands) -> None:
+    """A proxy that was killed told no ends: to forget each would take seconds, in which what has to go stays."""
+    still = dict(busy.open)
+    for port in range(1000, 3000):
+        busy.open[(CLIENT, port)] = next(iter(still.values()))
+    change(policy, lab=CLASSES["lab"] | {"allow": [one for one in CLASSES["lab"]["allow"] if one != "data.example.org"]})
+    assert busy.load() and busy.recheck() >= 1
+    assert {call[-1] for call in commands.cut()} == {"50242"}
+    assert set(busy.open) <= set(still)
+
+
 def test_a_broken_policy_leaves_the_one_before(service: module.Service, policy: Path) -> None:
     policy.write_text("{")
     with pytest.raises(ValueError, match="property name"):

@@ -179,21 +179,26 @@ class Service:
 
     def recheck(self) -> int:
         """Cut what is open and no longer allowed, and give the packet filter the addresses of names again. Returns how many were cut."""
-        refused = [key for key, request in list(self.open.items()) if not self.policy.decide(request).allowed]
-        for client, port in refused:
-            del self.open[(client, port)]
-            self._forget("tcp", client, port)
-        count = len(refused)
+        known = list(self.open.items())
+        refused = {key for key, request in known if not self.policy.decide(request).allowed}
         names: dict[str, dict[str, list[str]]] = {klass: {} for klass in self.plain["classes"]}
         for klass, name, address in self.answers.all():
             if klass in names:
                 names[klass].setdefault(address, []).append(name)
+        there, count = set(), 0
         for klass, one in self.plain["classes"].items():
             self._fill(one, names[klass])
             for flow in parse_flows(self._command("conntrack", "-L", "-s", one["subnet"])):
-                if not self._still(klass, one, flow, names[klass]):
-                    self._forget(flow.protocol, flow.source, flow.source_port)
+                key = (flow.source, flow.source_port)
+                if flow.protocol == "tcp":
+                    there.add(key)
+                if (flow.protocol == "tcp" and key in refused) or not self._still(klass, one, flow, names[klass]):
+                    self._forget(flow.protocol, *key)
                     count += 1
+        # A proxy that is killed tells no ends, so what the kernel does not know is over.
+        for key, _ in known:
+            if key in refused or key not in there:
+                self.open.pop(key, None)
         self.cut += count
         return count
 
