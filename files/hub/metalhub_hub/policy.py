@@ -82,6 +82,7 @@ ENDINGS = {
     "drain": "The machine that ran your session was taken out of service by an administrator. "
     "Your home is intact; what was in memory is lost.",
     "removed": "Your session was removed by an administrator. Your home is intact; what was in memory is lost.",
+    "admin": "Your session was stopped by an administrator. Your home is intact; what was in memory is lost.",
     "memory": "Your session was killed, most likely because it went over its memory limit of {limit}. "
     "Your home is intact; what was in memory is lost.",
     "idle": "Your session was stopped because nothing ran in it for {idle}. Your home is intact.",

@@ -20,7 +20,7 @@ from jupyterhub.spawner import Spawner
 from sqlalchemy.orm import object_session
 from traitlets import default
 
-from . import cluster, platform, policy, service
+from . import acting, cluster, platform, policy, service
 from .config import Profile
 from .core import durations, names, sizes
 from .engine import EngineRefused, EngineUnknown
@@ -428,7 +428,8 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         self._stopping = True
         record, moment = self.orm_spawner, datetime.now(timezone.utc).replace(tzinfo=None)
         if not self._starting:
-            self._end(stop_cause(self.profile, record.started, record.last_activity, moment))
+            cause = stop_cause(self.profile, record.started, record.last_activity, moment)
+            self._end("admin" if cause == "user" and acting.other_than(self.user.name) else cause)
         await self._stop_container()
         await self._remove()
         await self._wait_for_end(12)

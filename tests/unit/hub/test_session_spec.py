@@ -289,7 +289,7 @@ async def test_the_sweep_removes_only_old_services_that_nobody_claims(tmp_path: 
     young["CreatedAt"] = NOW.isoformat()
     assert await host.sweep({"mine"}, NOW) == ["orphan"]
     assert sorted(s["Spec"]["Name"] for s in engine.services.values()) == ["mine", "young"]
-    assert '"cause": "orphan"' in (tmp_path / "audit.jsonl").read_text()
+    assert '"cause":"orphan"' in (tmp_path / "audit.jsonl").read_text()
     await host.engine.close()
 
 

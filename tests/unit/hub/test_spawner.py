@@ -84,8 +84,8 @@ async def test_start_poll_stop(spawner: Here, engine: FakeEngine) -> None:
     await stop(spawner)
     assert not engine.services
     assert spawner.ending() == "", "who stopped it knows"
-    states = [json.loads(line)["state"] for line in Path(spawner.platform.audit.path).read_text().splitlines()]
-    assert states == ["queued", "running", "stopped"]
+    kinds = [json.loads(line)["kind"] for line in Path(spawner.platform.audit.path).read_text().splitlines()]
+    assert kinds == ["audit.begin", "session.queued", "session.running", "session.stopped"]
 
 
 async def test_a_start_on_a_node_whose_way_out_is_closed_says_so(spawner: Here) -> None:
