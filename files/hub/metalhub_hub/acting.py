@@ -27,10 +27,12 @@ class Request:
 request: ContextVar[Request | None] = ContextVar("request", default=None)
 
 
-def actor(cause: str = "") -> str:
-    """Who is behind an event with this cause."""
+def facts(cause: str = "") -> dict[str, str]:
+    """Who is behind an event with this cause, as facts of it."""
     now = request.get()
-    return HUB if now is None or cause in UNASKED else now.actor
+    if now is None or cause in UNASKED:
+        return {"actor": HUB}
+    return {"actor": now.actor, **({"operator": now.operator} if now.operator else {})}
 
 
 def other_than(user: str) -> bool:

@@ -149,7 +149,8 @@ class Audit:
 
     def write(self, state: str, **facts: Any) -> None:
         """Record an event. A name without a dot is the state that a session is in now."""
-        facts.setdefault("actor", acting.actor(str(facts.get("cause", ""))))
+        if "actor" not in facts:
+            facts |= acting.facts(str(facts.get("cause", "")))
         self._record(state if "." in state else f"session.{state}", facts)
 
     def start(self, document: Path) -> None:

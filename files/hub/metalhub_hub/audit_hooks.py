@@ -22,6 +22,8 @@ from sqlalchemy import event, inspect
 
 from . import acting, platform
 
+ACCESS = "access:servers!server="
+
 # Which requests log somebody in. The last one does when it has no token yet.
 LOGINS = ((LoginHandler, "POST"), (OAuthCallbackHandler, "GET"), (UserTokenListAPIHandler, "POST"))
 
@@ -40,7 +42,7 @@ def install(host: platform.Platform, c: Any, document: Path) -> None:
 def _write(kind: str, **facts: Any) -> None:
     now = acting.request.get()
     if now is not None:
-        facts |= {"address": now.address} | ({"operator": now.operator} if now.operator else {})
+        facts["address"] = now.address
     platform.current().audit.write(kind, **facts)
 
 
@@ -97,7 +99,7 @@ class AuditedLogout:
     """For handlers that log somebody out."""
 
     def _backend_logout_cleanup(self, name: str) -> None:
-        _write("logout", user=name)
+        _write("logout.ok", user=name)
         super()._backend_logout_cleanup(name)  # type: ignore[misc]
 
 
@@ -114,12 +116,6 @@ def _changed(target: Any, name: str) -> tuple[Any, Any] | None:
 
 def _owner(token: orm.APIToken) -> str:
     return f"user:{token.user.name}" if token.user else f"service:{token.service.name}" if token.service else ""
-
-
-def _spawner(token: orm.APIToken) -> Any:
-    """The session that this token opens, for one that a browser got for it."""
-    client = token.oauth_client
-    return client.spawner if client else None
 
 
 def user_added(mapper: Any, connection: Any, user: orm.User) -> None:
@@ -156,11 +152,11 @@ def token_added(mapper: Any, connection: Any, token: orm.APIToken) -> None:
     facts: dict[str, Any] = {"id": token.api_id, "owner": _owner(token), "scopes": list(token.scopes or [])}
     if token.expires_at:
         facts["expires"] = token.expires_at.isoformat(timespec="seconds") + "Z"
-    spawner = _spawner(token)
-    if spawner is not None:
-        facts |= {"opens": spawner.user.name, "server": spawner.name}
-        if facts["owner"] != f"user:{spawner.user.name}":
-            _write("session.access", user=spawner.user.name, server=spawner.name, by=facts["owner"])
+    for scope in facts["scopes"]:
+        # What a browser gets for a session, when its page is opened.
+        user, slash, server = scope.removeprefix(ACCESS).partition("/")
+        if scope.startswith(ACCESS) and slash and facts["owner"] != f"user:{user}":
+            _write("session.access", user=user, server=server, by=facts["owner"])
     _write("token.made", **facts)
 
 
