@@ -148,10 +148,10 @@ class Audit:
         return self._last
 
     def write(self, state: str, **facts: Any) -> None:
-        """Record an event. A name without a dot is the state that a session is in now."""
+        """Record an event: the ``state`` of a session where the facts name one, else its kind."""
         if "actor" not in facts:
             facts |= acting.facts(str(facts.get("cause", "")))
-        self._record(state if "." in state else f"session.{state}", facts)
+        self._record(f"session.{state}" if "session" in facts else state, facts)
 
     def start(self, document: Path) -> None:
         """Record the hub's start and what of the document, which holds no secret, changed since the last one."""

@@ -156,7 +156,7 @@ def token_added(mapper: Any, connection: Any, token: orm.APIToken) -> None:
         # What a browser gets for a session, when its page is opened.
         user, slash, server = scope.removeprefix(ACCESS).partition("/")
         if scope.startswith(ACCESS) and slash and facts["owner"] != f"user:{user}":
-            _write("session.access", user=user, server=server, by=facts["owner"])
+            _write("access", user=user, server=server, by=facts["owner"])
     _write("token.made", **facts)
 
 

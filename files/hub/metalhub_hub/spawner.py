@@ -557,7 +557,8 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         profile = self.platform.document.profiles.get(str(self.ended.get("profile", "")))
         sentence = policy.ENDINGS.get(str(self.ended.get("cause", "")), "")
         return sentence.format(
-            code=self.ended.get("code", 0),
+            code=policy.exit_code(int(self.ended.get("code", 0))),
+            larger=policy.larger(self.platform.document, self.groups, profile),
             limit=sizes.format_size(profile.flavor.memory) if profile else "",
             idle=durations.format_duration(profile.idle_stop) if profile else "a while",
             longest=durations.format_duration(profile.max_session) if profile else "",

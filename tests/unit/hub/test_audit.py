@@ -38,11 +38,11 @@ def verified(directory: Path) -> audit_chain.Verdict:
 
 def test_states_events_and_who_asked(tmp_path: Path) -> None:
     log = make(tmp_path)
-    log.write("queued", user="ann", server="")
+    log.write("queued", user="ann", session="s")
     asked = acting.request.set(acting.Request("user:bob", "192.0.2.7"))
-    log.write("stopped", user="ann", cause="admin")
-    log.write("stopped", user="ann", cause="lost")
-    log.write("quota.override", user="ann", actor="user:root", reason="a deadline")
+    log.write("stopped", user="ann", session="s", cause="admin")
+    log.write("stopped", user="ann", session="s", cause="lost")
+    log.write("override", user="ann", actor="user:root", reason="a deadline")
     acting.request.reset(asked)
     log.close()
     found = [(event["kind"], event["facts"]["actor"]) for event in events(tmp_path)]
@@ -51,7 +51,7 @@ def test_states_events_and_who_asked(tmp_path: Path) -> None:
         ("session.queued", "hub"),
         ("session.stopped", "user:bob"),
         ("session.stopped", "hub"),  # he watches the page of a session whose node dies
-        ("quota.override", "user:root"),
+        ("override", "user:root"),
     ]
     assert verified(tmp_path).lines == 5
     assert audit.kept_head(tmp_path) == log.head
@@ -61,7 +61,7 @@ def test_states_events_and_who_asked(tmp_path: Path) -> None:
 def test_files_of_one_chain(tmp_path: Path) -> None:
     log = make(tmp_path, segment=2000)
     for number in range(40):
-        log.write("running", number=number)
+        log.write("running", session="s", number=number)
     log.close()
     files = audit.segments(tmp_path)
     assert len(files) > 3 and files[-1].name == "audit.jsonl" and files[0].name == "audit-000000000001.jsonl"
@@ -69,7 +69,7 @@ def test_files_of_one_chain(tmp_path: Path) -> None:
     # A hub that was killed after it renamed a file and before it began the next.
     os.rename(tmp_path / "audit.jsonl", tmp_path / "audit-000000000039.jsonl")
     log = make(tmp_path, segment=2000)
-    log.write("running")
+    log.write("running", session="s")
     log.close()
     assert verified(tmp_path).lines == 42
 
@@ -88,7 +88,7 @@ def test_a_log_without_a_chain_is_kept_and_vouched_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize("torn", [b'{"seq":3,"at":"20', b"\0" * 4096, b"{", b"x" * 200_000])
 def test_a_torn_line_is_set_aside_and_told(tmp_path: Path, torn: bytes) -> None:
     log = make(tmp_path)
-    log.write("queued")
+    log.write("queued", session="s")
     log.close()
     with (tmp_path / "audit.jsonl").open("ab") as file:
         file.write(torn)
@@ -129,7 +129,7 @@ def fails(error: Exception) -> Callable[..., Any]:
 
 def test_a_full_disk_stops_nothing_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     log = make(tmp_path)
-    log.write("queued", number=0)
+    log.write("queued", session="s", number=0)
     real = os.write
 
     def half(descriptor: int, data: bytes) -> int:
@@ -139,12 +139,12 @@ def test_a_full_disk_stops_nothing_and_loses_nothing(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(audit.os, "write", half)
     for number in range(1, 4):
-        log.write("queued", number=number)
+        log.write("queued", session="s", number=number)
     assert (log.lag, log.lost) == (3, 0) and log.failed >= 3
     assert caplog.text.count("Cannot write the audit log") == 1
     assert verified(tmp_path).lines == 2, "what did not fit was taken back"
     monkeypatch.undo()
-    log.write("queued", number=4)
+    log.write("queued", session="s", number=4)
     assert log.lag == 0
     log.close()
     found = events(tmp_path)
@@ -158,7 +158,7 @@ def test_what_memory_cannot_hold_is_counted_and_told(tmp_path: Path, monkeypatch
     log = make(tmp_path)
     monkeypatch.setattr(audit.os, "write", fails(OSError(errno.EIO, "broken")))
     for _ in range(8):
-        log.write("queued")
+        log.write("queued", session="s")
     assert (log.lag, log.lost) == (5, 3)
     monkeypatch.undo()
     log.close()
@@ -168,10 +168,10 @@ def test_what_memory_cannot_hold_is_counted_and_told(tmp_path: Path, monkeypatch
 
 def test_a_directory_that_is_not_there_yet(tmp_path: Path) -> None:
     log = make(tmp_path / "later")
-    log.write("queued")
+    log.write("queued", session="s")
     assert log.lag == 1
     (tmp_path / "later").mkdir()
-    log.write("running")
+    log.write("running", session="s")
     log.close()
     assert kinds(tmp_path / "later") == ["audit.begin", "session.queued", "session.running", "audit.late"]
 
@@ -180,7 +180,7 @@ def test_a_directory_that_is_not_there_yet(tmp_path: Path) -> None:
 def test_lines_missing_at_the_end_are_told(tmp_path: Path, how: str) -> None:
     log = make(tmp_path)
     for _ in range(3):
-        log.write("queued")
+        log.write("queued", session="s")
     log.close()
     path = tmp_path / "audit.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
@@ -196,9 +196,9 @@ def test_lines_missing_at_the_end_are_told(tmp_path: Path, how: str) -> None:
 
 def test_a_file_moved_away_under_the_hub_is_told(tmp_path: Path) -> None:
     log = make(tmp_path)
-    log.write("queued")
+    log.write("queued", session="s")
     os.rename(log.path, tmp_path / "elsewhere")
-    log.write("running")
+    log.write("running", session="s")
     log.close()
     assert kinds(tmp_path) == ["audit.begin", "audit.truncated", "session.running"]
 
@@ -208,7 +208,7 @@ def test_after_a_line_that_no_hub_wrote_the_rest_is_a_chain_again(tmp_path: Path
     with (tmp_path / "audit.jsonl").open("ab") as file:
         file.write(b"scribble\n")
     log = make(tmp_path)
-    log.write("queued")
+    log.write("queued", session="s")
     log.close()
     problem = audit_chain.verify(audit.lines(audit.segments(tmp_path))).problem
     assert problem is not None and problem.index == 2
@@ -220,10 +220,10 @@ def test_the_end_of_a_large_file_is_found(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(audit, "TAIL", 300)
     log = make(tmp_path)
     for _ in range(20):
-        log.write("queued", text="x" * 400)
+        log.write("queued", session="s", text="x" * 400)
     log.close()
     log = make(tmp_path)
-    log.write("running")
+    log.write("running", session="s")
     log.close()
     assert verified(tmp_path).lines == 22
 
@@ -234,7 +234,7 @@ from metalhub_hub import audit
 log = audit.Audit(sys.argv[1], journal="/none", segment=20_000)
 print("ready", flush=True)
 while True:
-    log.write("running", text="x" * 300)
+    log.write("running", session="s", text="x" * 300)
 """
 
 

@@ -173,7 +173,7 @@ def test_sessions_of_others(site: Site) -> None:
         "code": code, "redirect_uri": asked["redirect_uri"],
     }  # fmt: skip
     assert requests.post(f"{site.hub.url}/api/oauth2/token", data=form, timeout=10).ok
-    (facts,) = site.found("session.access")
+    (facts,) = site.found("access")
     assert (facts["user"], facts["by"]) == ("dora", "user:admin")
     assert site.hub.api("DELETE", "/users/dora/server").ok
     eventually(lambda: site.found("session.stopped", user="dora"))

@@ -155,6 +155,8 @@ def drain(task: dict[str, Any], node: dict[str, Any]) -> None:
     ("change", "cause", "words"),
     [
         (lambda task, node: task["Status"].update(State="failed", ContainerStatus={"ExitCode": 137}), "memory", "memory limit of 2G"),
+        (lambda task, node: task["Status"].update(State="failed", ContainerStatus={"ExitCode": 137}), "memory", "Ask an administrator for a profile with more memory, or"),
+        (lambda task, node: task["Status"].update(State="failed", ContainerStatus={"ExitCode": 139}), "failed", "(exit code 139, segmentation fault:"),
         (lambda task, node: task["Status"].update(State="failed", ContainerStatus={"ExitCode": 2}), "failed", "exit code 2"),
         (lambda task, node: task["Status"].update(State="complete"), "exited", "shut down from inside"),
         (lambda task, node: node["Status"].update(State="down"), "lost", "The machine that ran your session stopped answering"),
