@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import subprocess
 from collections.abc import Callable
 from datetime import datetime, timezone
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -103,6 +106,18 @@ def test_no_changed_byte_goes_unseen(data: st.DataObject) -> None:
     line = bytes(b"".join(lines)[:at]).count(b"\n") + 1
     # A byte that becomes a newline, or was one, makes two lines of one or one of two.
     assert problem is not None and abs(problem.index - line) <= 1
+
+
+@pytest.mark.skipif(not shutil.which("jq"), reason="jq is not installed")
+def test_the_checks_by_hand_of_the_documentation(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "audit.md").read_text()
+    script = page.split("and for all of them:\n\n")[1].split("\n\n## ")[0]
+    lines = chain(6)
+    (tmp_path / "audit-000000000001.jsonl").write_bytes(b"".join(lines[:3]))
+    for last, said in ((lines[5], ""), (edit(lines[5], b'"prev":"', b'"prev":"0'), "broken at: "), (lines[4], "broken at: ")):
+        (tmp_path / "audit.jsonl").write_bytes(b"".join([*lines[3:5], last]))
+        done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
+        assert not done.stderr and done.stdout.startswith(said) and bool(done.stdout) is bool(said)
 
 
 def test_what_it_cannot_tell_without_a_head_that_was_kept() -> None:

@@ -321,3 +321,48 @@ def test_it_is_a_chain_without_a_secret(site: Site) -> None:
     text = b"".join(audit.lines(files)).decode()
     for secret in (PASSWORD, TOKEN, CLI_TOKEN, "b" * 64, "c" * 64):
         assert secret not in text
+
+
+def test_logins_by_openid_connect(tmp_path: Path) -> None:
+    async def provider(request: web.Request) -> web.Response:
+        if request.path == "/token":
+            return web.json_response({"access_token": "provider-token", "token_type": "bearer"})
+        if request.path == "/userinfo":
+            return web.json_response({"preferred_username": "olga", "groups": ["team"]})
+        return web.json_response({"status": "enabled"})
+
+    with Served(provider) as served, FakeEngine(str(tmp_path / "engine.sock")).served:
+        site = Site(tmp_path, served.port)
+        raw = yaml.safe_load(site.document.read_text())
+        (tmp_path / "oidc").write_text("client-" + "s" * 30)
+        urls = {f"{name}_url": f"http://127.0.0.1:{served.port}/{name}" for name in ("authorize", "token")}
+        raw["auth"] |= {"kind": "oidc", "oidc": {
+            **urls, "userdata_url": f"http://127.0.0.1:{served.port}/userinfo", "client_id": "metalhub", "client_secret_file": str(tmp_path / "oidc"),
+            "groups_claim": "groups", "allowed_groups": ["team"],
+        }}  # fmt: skip
+        site.document.write_text(yaml.safe_dump(raw, sort_keys=False))
+        site.hub.start()
+        try:
+            jar = requests.Session()
+            jar.trust_env = False
+
+            def back(**query: str) -> int:
+                away = jar.get(f"{site.hub.url}/oauth_login", timeout=10, allow_redirects=False).headers["Location"]
+                state = dict(part.split("=", 1) for part in away.split("?")[1].split("&"))["state"]
+                url = f"{site.hub.url}/oauth_callback?state={state}"
+                return jar.get(url, params=query, timeout=10, allow_redirects=False).status_code
+
+            # Nobody has a password here, and the database no table of them.
+            assert requests.post(f"{site.hub.url}/login", data={"username": "admin", "password": "x"}, timeout=10).status_code == 403
+            assert back(error="access_denied") == 400
+            assert back(code="c0de") == 302
+            assert jar.get(f"{site.hub.url}/logout", timeout=10).ok
+            kinds = [event["kind"] for event in eventually(lambda: site.found("logout.ok") and site.events())]
+            told = [kind for kind in kinds if kind.startswith(("log", "user", "group"))]
+            assert told == ["user.add", "login.failed", "login.failed", "login.ok", "user.add", "group.join", "logout.ok"]
+            assert [facts["user"] for facts in site.found("login.failed")] == ["admin", None]
+            for kind in told[3:]:
+                assert site.found(kind, user="olga", actor="user:olga")
+            assert not any(secret in str(site.events()) for secret in ("provider-token", "c0de", "client-s"))
+        finally:
+            site.hub.kill()
