@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import hashlib
 import json
 import logging
@@ -130,7 +131,7 @@ class Audit:
         self._journal = Journal(journal)
         self._waiting: deque[_Event] = deque()
         self._late = self._lost_told = 0
-        self._descriptor = -1
+        self._descriptor = self._lock = -1
         self._size = 0
         self._first = 1  # number of the current file's first line
         self._last = audit_chain.START
@@ -182,6 +183,9 @@ class Audit:
         self._drain()
         self.settle()
         self._shut()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     # Events to lines
 
@@ -309,6 +313,7 @@ class Audit:
         found: list[tuple[str, dict[str, Any]]] = []
         written = self._last
         try:
+            self._be_the_only_one()
             self._keep_unchained()
             torn = self._set_torn_aside()
             files = segments(self._directory)
@@ -330,8 +335,20 @@ class Audit:
                 if kind != "audit.begin":
                     log.error("The audit log %s is not as it was left: %s %s", self.path, kind, facts)
         except OSError as error:
-            log.error("Cannot open the audit log %s: %s", self.path, error)
+            if not self._late:  # once, not at each attempt
+                log.error("Cannot open the audit log %s: %s", self.path, error)
             self._shut()
+
+    def _be_the_only_one(self) -> None:
+        """Two writers would make two chains: another process with this configuration, such as ``jupyterhub token``, writes nothing."""
+        if self._lock < 0:
+            lock = os.open(self._directory / ".audit-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(lock)
+                raise
+            self._lock = lock
 
     def _open_newest(self) -> None:
         self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)

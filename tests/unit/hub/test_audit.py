@@ -58,6 +58,17 @@ def test_states_events_and_who_asked(tmp_path: Path) -> None:
     assert all((tmp_path / name).stat().st_mode & 0o777 == 0o640 for name in ("audit.jsonl", "audit-head.json"))
 
 
+def test_a_second_writer_waits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log, second = make(tmp_path), make(tmp_path)
+    second.write("queued", session="s")
+    assert second.lag == 1 and "Cannot open the audit log" in caplog.text
+    log.close()
+    second.write("running", session="s")
+    second.close()
+    assert kinds(tmp_path) == ["audit.begin", "session.queued", "session.running", "audit.late"]
+    verified(tmp_path)
+
+
 def test_files_of_one_chain(tmp_path: Path) -> None:
     log = make(tmp_path, segment=2000)
     for number in range(40):
@@ -111,8 +122,9 @@ def test_a_hub_killed_while_it_sets_a_torn_line_aside_tells_it_later(tmp_path: P
     with (tmp_path / "audit.jsonl").open("ab") as file:
         file.write(b"torn")
     monkeypatch.setattr(audit.Audit, "_append", fails(OSError(errno.ENOSPC, "full")))
-    make(tmp_path)
+    killed = make(tmp_path)
     monkeypatch.undo()
+    os.close(killed._lock)
     with (tmp_path / "audit.jsonl").open("ab") as file:
         file.write(b"torn again")
     make(tmp_path).close()
