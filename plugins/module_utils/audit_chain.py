@@ -110,7 +110,7 @@ def digest(line: bytes) -> str:
 def read(line: bytes) -> dict[str, Any] | None:
     """The event of a line, or None where it is no line of this log."""
     try:
-        event = json.loads(line)
+        event = json.loads(line.decode())  # given bytes, json guesses their encoding first
     except ValueError:
         return None
     if not isinstance(event, dict) or tuple(event) != _KEYS or not isinstance(event["facts"], dict):
