@@ -1,4 +1,7 @@
-"""Write the variable tables of the roles' READMEs from their argument specs. With --check: fail where one is stale."""
+"""Write the variable tables of the roles' READMEs from their argument specs, and the commands of docs/cli.md.
+
+With --check: fail where one is stale.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,11 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "files" / "hub"))
+
+from metalhub_hub.cli.commands import NOUNS  # noqa: E402
+from metalhub_hub.cli.frame import EXIT_CODES  # noqa: E402
+
 START, END = "<!-- variables -->", "<!-- /variables -->"
 
 
@@ -54,10 +62,27 @@ def table(role: Path) -> str:
     return "\n\n".join(parts)
 
 
+def commands() -> str:
+    """The command line's verbs, and its exit codes."""
+    lines = ["| command | what |", "|---|---|"]
+    for noun in NOUNS:
+        for verb in noun.verbs:
+            words = [argument for argument in verb.arguments if not argument.name.startswith("--")]
+            name = " ".join(["metalhub", noun.name, verb.name, *(a.settings.get("metavar", a.name.upper()) for a in words)])
+            lines.append(f"| `{name}` | {cell(verb.help)} |")
+            for argument in verb.arguments:
+                place = argument.settings.get("metavar", "")
+                shown = f"{argument.name} {place}" if argument.name.startswith("--") else place
+                lines.append(f"| &nbsp;&nbsp;`{shown.strip()}` | {cell(argument.help)} |")
+    lines += ["", "| exit code | means |", "|---|---|", *(f"| {code} | {words} |" for code, words in EXIT_CODES.items())]
+    return "\n".join(lines)
+
+
 def main() -> int:
     """Write, or with --check compare. The exit status is 1 when a table is stale or its place is missing."""
     check = "--check" in sys.argv[1:]
     stale = []
+    pages = [(ROOT / "docs/cli.md", "<!-- commands -->", "<!-- /commands -->", commands())]
     for specs in sorted(ROOT.glob("roles/*/meta/argument_specs.yml")):
         role = specs.parents[1]
         readme = role / "README.md"
@@ -66,16 +91,18 @@ def main() -> int:
             words = main_entry.get("description") or main_entry["short_description"]
             words = " ".join(words) if isinstance(words, list) else words
             readme.write_text(f"# {role.name}\n\n{cell(words)}\n\n{START}\n{END}\n")
-        text = readme.read_text() if readme.exists() else ""
-        if START not in text or END not in text:
-            print(f"{readme.relative_to(ROOT)}: has no {START} and {END}", file=sys.stderr)
+        pages.append((readme, START, END, table(role)))
+    for page, start, end, content in pages:
+        text = page.read_text() if page.exists() else ""
+        if start not in text or end not in text:
+            print(f"{page.relative_to(ROOT)}: has no {start} and {end}", file=sys.stderr)
             return 1
-        before, rest = text.split(START, 1)
-        new = f"{before}{START}\n{table(role)}\n{END}{rest.split(END, 1)[1]}"
+        before, rest = text.split(start, 1)
+        new = f"{before}{start}\n{content}\n{end}{rest.split(end, 1)[1]}"
         if new != text:
-            stale.append(str(readme.relative_to(ROOT)))
+            stale.append(str(page.relative_to(ROOT)))
             if not check:
-                readme.write_text(new)
+                page.write_text(new)
     if stale:
         print(f"{'stale, run make docs' if check else 'written'}: {', '.join(stale)}", file=sys.stderr)
     return 1 if stale and check else 0

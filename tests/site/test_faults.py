@@ -207,7 +207,7 @@ def test_node_dies(cluster: Cluster, browser: Browser, account: Callable[[str], 
             lost = time.monotonic() - begin
             record_property("node killed, seconds until its session is reported lost", f"{lost:.1f}")
             record = json.loads(cluster.ssh(cluster.control, f"grep '\"{old}\"' /var/lib/metalhub/hub/audit.jsonl | tail -1"))
-            assert (record["state"], record["cause"]) == ("stopped", "lost"), record
+            assert (record["kind"], record["facts"]["cause"]) == ("session.stopped", "lost"), record
             wait("no service", lambda: not cluster.services(USER), 15)
             # The page where the session was says what happened, and brings it back by one click.
             page.goto(f"https://{cluster.domain}/user/{USER}/lab")

@@ -225,5 +225,5 @@ def test_a_session_that_takes_too_much_memory_ends_and_says_so(cluster: Cluster,
         kernel.run(f"hog = bytearray({MEMORY * 2}); hog[::4096] = b'x' * len(hog[::4096])")
     wait("the end of the session", lambda: not cluster.server("t-limits"), 30)
     cluster.nothing_left("t-limits")
-    record = json.loads(cluster.ssh(cluster.control, "grep t-limits /var/lib/metalhub/hub/audit.jsonl | tail -1"))
-    assert (record["state"], record["cause"]) == ("stopped", "memory"), record
+    record = json.loads(cluster.ssh(cluster.control, "grep t-limits /var/lib/metalhub/hub/audit.jsonl | grep session.stopped | tail -1"))
+    assert (record["kind"], record["facts"]["cause"]) == ("session.stopped", "memory"), record

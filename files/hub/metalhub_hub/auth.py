@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import bcrypt
-from jupyterhub.handlers.login import LoginHandler
+from jupyterhub.handlers.login import LoginHandler, LogoutHandler
 from nativeauthenticator import NativeAuthenticator
 from nativeauthenticator.handlers import DiscardHandler, ToggleAuthorizationHandler
 from nativeauthenticator.handlers import LoginHandler as NativeLoginHandler
 from nativeauthenticator.orm import UserInfo
+from oauthenticator.generic import GenericOAuthenticator
+from oauthenticator.oauth2 import OAuthLogoutHandler
 from tornado import web
 
-from . import platform
+from . import audit_hooks, platform
 from .config import Document
 
 # bcrypt reads no more, and its release 5 raises an error instead of cutting.
@@ -52,6 +54,20 @@ class _Toggle(_SameOrigin, ToggleAuthorizationHandler):  # type: ignore[misc]
 
 class _Discard(_SameOrigin, DiscardHandler):  # type: ignore[misc]
     pass
+
+
+class _Logout(audit_hooks.AuditedLogout, LogoutHandler):  # type: ignore[misc]
+    pass
+
+
+class _OAuthLogout(audit_hooks.AuditedLogout, OAuthLogoutHandler):  # type: ignore[misc]
+    pass
+
+
+class MetalhubOAuthenticator(GenericOAuthenticator):  # type: ignore[misc]
+    """An OpenID Connect provider's accounts."""
+
+    logout_handler = _OAuthLogout
 
 
 class MetalhubNativeAuthenticator(NativeAuthenticator):  # type: ignore[misc]
@@ -99,7 +115,7 @@ class MetalhubNativeAuthenticator(NativeAuthenticator):  # type: ignore[misc]
             DiscardHandler: _Discard,
             NativeLoginHandler: _Login,
         }
-        return [(path, ours.get(handler, handler)) for path, handler in super().get_handlers(app)]
+        return [(path, ours.get(handler, handler)) for path, handler in super().get_handlers(app)] + [(r"/logout", _Logout)]
 
 
 def configure(c: Any, document: Document) -> None:
@@ -120,7 +136,7 @@ def configure(c: Any, document: Document) -> None:
         c.JupyterHub.load_groups = {name: {"users": sorted(users)} for name, users in document.groups.items()}
         return
     oidc = auth.oidc
-    c.JupyterHub.authenticator_class = "generic-oauth"
+    c.JupyterHub.authenticator_class = MetalhubOAuthenticator
     generic = c.GenericOAuthenticator
     generic.login_service = oidc.title
     generic.client_id = oidc.client_id

@@ -128,20 +128,35 @@ class Room:
     total: int = 0
 
 
-def room(nodes: Sequence[Json], tasks: Sequence[Json], pool: str, flavor: Flavor) -> Room:
-    """Count the places for ``flavor`` in ``pool``, as Swarm's scheduler would: by reservations."""
-    want: dict[str, float] = {"cpu": flavor.cpus * 1e9, "memory": flavor.memory}
-    if flavor.gpu:
-        want[flavor.gpu.resource] = flavor.gpu.count
+def live(task: Json) -> bool:
+    """Whether a task holds what it reserved."""
+    return task_state(task) not in ENDED and str(task.get("DesiredState", "running")).lower() not in ENDED
+
+
+def resources(node: Json) -> dict[str, float]:
+    """What a node has: ``cpu`` in billionths, ``memory`` in bytes, and its GPUs or slices by their kind."""
+    has = node.get("Description", {}).get("Resources", {})
+    return {"cpu": has.get("NanoCPUs", 0), "memory": has.get("MemoryBytes", 0), **_generic(has)}
+
+
+def reservations(tasks: Sequence[Json]) -> dict[str, dict[str, float]]:
+    """What is reserved on each node, by its id, in the units of ``resources``."""
     used: dict[str, dict[str, float]] = {}
-    for task in tasks:
-        if task_state(task) in ENDED or str(task.get("DesiredState", "running")).lower() in ENDED:
-            continue
+    for task in filter(live, tasks):
         reserved = (task.get("Spec", {}).get("Resources") or {}).get("Reservations") or {}
         sums = used.setdefault(str(task.get("NodeID", "")), {})
         amounts = {"cpu": reserved.get("NanoCPUs", 0), "memory": reserved.get("MemoryBytes", 0), **_generic(reserved)}
         for kind, amount in amounts.items():
             sums[kind] = sums.get(kind, 0) + amount
+    return used
+
+
+def room(nodes: Sequence[Json], tasks: Sequence[Json], pool: str, flavor: Flavor) -> Room:
+    """Count the places for ``flavor`` in ``pool``, as Swarm's scheduler would: by reservations."""
+    want: dict[str, float] = {"cpu": flavor.cpus * 1e9, "memory": flavor.memory}
+    if flavor.gpu:
+        want[flavor.gpu.resource] = flavor.gpu.count
+    used = reservations(tasks)
     places = serving = able = free = total = 0
     for node in nodes:
         spec = node.get("Spec", {})
@@ -154,8 +169,7 @@ def room(nodes: Sequence[Json], tasks: Sequence[Json], pool: str, flavor: Flavor
         ):
             continue
         serving += 1
-        has = node.get("Description", {}).get("Resources", {})
-        have = {"cpu": has.get("NanoCPUs", 0), "memory": has.get("MemoryBytes", 0), **_generic(has)}
+        have = resources(node)
         taken = used.get(str(node.get("ID", "")), {})
         able += all(have.get(kind, 0) >= amount for kind, amount in want.items())
         places += max(0, min(int((have.get(kind, 0) - taken.get(kind, 0)) // amount) for kind, amount in want.items()))

@@ -174,6 +174,7 @@ class Document:
     images_file: str
     cookie_secret_file: str
     database_url_file: str
+    cli_token_file: str
     named_servers: int
     cull_every: int
     engine: Engine
@@ -540,6 +541,7 @@ def parse(data: Any) -> Document:
         images_file=top.absolute("images_file", "/etc/metalhub/images.json"),
         cookie_secret_file=top.absolute("cookie_secret_file", "/etc/metalhub/secrets/hub-cookie-secret"),
         database_url_file=top.absolute("database_url_file", ""),
+        cli_token_file=top.absolute("cli_token_file", ""),
         named_servers=top.number("named_servers", 5),
         cull_every=top.parsed("cull_every", durations.parse_duration, "30s"),
         engine=engine,

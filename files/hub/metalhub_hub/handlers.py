@@ -10,7 +10,7 @@ from jupyterhub.handlers import BaseHandler
 from jupyterhub.scopes import needs_scope
 from tornado import web
 
-from . import egress, platform, spawner
+from . import egress, nodes, platform, spawner
 from .core.egress_report import plain
 from .engine import EngineUnknown
 
@@ -98,10 +98,24 @@ class EgressAPIHandler(_Refusals, APIHandler):  # type: ignore[misc]
         )
 
 
+class NodesAPIHandler(APIHandler):  # type: ignore[misc]
+    """GET /hub/metalhub/api/nodes: the swarm's nodes with what is free on each, for administrators."""
+
+    @needs_scope("admin-ui")
+    async def get(self) -> None:
+        try:
+            snapshot = await platform.current().cluster.snapshot(1.0)
+        except EngineUnknown:
+            raise web.HTTPError(503, "The cluster does not answer right now; try again in a minute.") from None
+        self.set_header("Cache-Control", "no-store")
+        self.finish({"nodes": nodes.rows(snapshot)})
+
+
 HANDLERS = [
     (r"/metalhub/room", RoomHandler),
     (r"/metalhub/ways-out", WaysOutHandler),
     (r"/metalhub/egress", EgressHandler),
     (r"/metalhub/api/egress", EgressAPIHandler),
+    (r"/metalhub/api/nodes", NodesAPIHandler),
     (r"/metalhub/static/(.*)", web.StaticFileHandler, {"path": str(STATIC)}),
 ]

@@ -5,13 +5,14 @@ import os
 import sys
 from pathlib import Path
 
-from metalhub_hub import auth, config, handlers, platform, spawner
+from metalhub_hub import acting, audit_hooks, auth, config, handlers, platform, spawner
 from metalhub_hub.proxy import MetalhubProxy
 
 c = get_config()  # noqa: F821
 
-document = config.load(os.environ.get("METALHUB_HUB_CONFIG", "/etc/metalhub/hub.yml"))
-platform.use(platform.Platform(document))
+document_file = os.environ.get("METALHUB_HUB_CONFIG", "/etc/metalhub/hub.yml")
+document = config.load(document_file)
+audit_hooks.install(platform.use(platform.Platform(document)), c, Path(document_file))
 package = Path(config.__file__).parent
 state = Path(document.state)
 
@@ -23,7 +24,7 @@ c.JupyterHub.db_url = (
     auth.secret(document.database_url_file) if document.database_url_file else f"sqlite:///{state}/jupyterhub.sqlite"
 )
 if document.public_url.startswith("https:"):
-    c.JupyterHub.tornado_settings = {"cookie_options": {"secure": True}}
+    c.JupyterHub.tornado_settings["cookie_options"] = {"secure": True}
 # Sessions outlive the hub and its proxy.
 c.JupyterHub.cleanup_servers = False
 c.JupyterHub.cleanup_proxy = False
@@ -84,3 +85,13 @@ c.JupyterHub.load_roles = [
         ],
     }
 ]
+if document.cli_token_file:
+    c.JupyterHub.services.append({"name": acting.CLI, "api_token": auth.secret(document.cli_token_file)})
+    c.JupyterHub.load_roles.append(
+        {
+            "name": acting.CLI,
+            "services": [acting.CLI],
+            # admin:server_state: a session's node and profile. admin-ui: what handlers.py has for administrators.
+            "scopes": ["admin-ui", "list:users", "read:users", "read:servers", "delete:servers", "admin:server_state"],
+        }
+    )

@@ -12,6 +12,7 @@ from typing import Any
 from jupyterhub import orm
 
 from . import egress
+from .audit import Audit
 from .cluster import Cluster
 from .config import Document
 from .engine import Engine, EngineRefused, EngineUnknown
@@ -52,22 +53,6 @@ class Images:
                 log=f"{self.path} has no pinned reference for {name!r}: {reference!r}",
             )
         return reference
-
-
-class Audit:
-    """Appends one JSON line for each change of a session's state, with its cause."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def write(self, state: str, **facts: Any) -> None:
-        line = {"at": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "state": state, **facts}
-        try:
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
-            with open(descriptor, "a", encoding="utf-8") as file:
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        except OSError as error:
-            log.error("Cannot write the audit log %s: %s", self.path, error)
 
 
 class Platform:

@@ -9,6 +9,7 @@ from jupyterhub.spawner import SpawnException
 
 from .cluster import Room
 from .config import Document, Profile
+from .core import sizes
 
 
 class Refused(SpawnException):
@@ -76,18 +77,51 @@ def no_room(profile: Profile, room: Room | None) -> Refused:
     return Refused(sentence, reason="room", status=503)
 
 
+# What exit codes of programs mean: 128 and a signal's number, or the shell's own.
+EXITS = {
+    126: "its program cannot be run: tell an administrator that the image is broken",
+    127: "its program is not there: tell an administrator that the image is broken",
+    132: "illegal instruction: a library was built for another processor",
+    134: "aborted: a library gave up on an error of its own",
+    137: "killed",
+    139: "segmentation fault: a library crashed",
+    143: "terminated",
+}
+
+
+def exit_code(code: int) -> str:
+    """An exit code with its meaning, where it has one."""
+    return f"exit code {code}" + (f", {EXITS[code]}" if code in EXITS else "")
+
+
+def larger(document: Document, groups: Collection[str], profile: Profile | None) -> str:
+    """What to do about too little memory: the next profile of the same kind that a member of ``groups`` may start."""
+    more = [
+        other
+        for other in allowed_profiles(document, groups)
+        if profile
+        and other.flavor.memory > profile.flavor.memory
+        and (other.egress, bool(other.flavor.gpu)) == (profile.egress, bool(profile.flavor.gpu))
+    ]
+    if not more:
+        return "Ask an administrator for a profile with more memory"
+    best = min(more, key=lambda other: other.flavor.memory)
+    return f"Start “{best.title}”, which has {sizes.format_size(best.flavor.memory)}"
+
+
 # How a session can end without its user's doing, in the words of its page. {limit} is the profile's memory.
 ENDINGS = {
     "lost": "The machine that ran your session stopped answering. Your home is intact; what was in memory is lost.",
     "drain": "The machine that ran your session was taken out of service by an administrator. "
     "Your home is intact; what was in memory is lost.",
     "removed": "Your session was removed by an administrator. Your home is intact; what was in memory is lost.",
-    "memory": "Your session was killed, most likely because it went over its memory limit of {limit}. "
-    "Your home is intact; what was in memory is lost.",
+    "admin": "Your session was stopped by an administrator. Your home is intact; what was in memory is lost.",
+    "memory": "Your session was killed, most likely because it ran out of memory: it went over its memory limit of {limit}. "
+    "Your home is intact; what was in memory is lost. {larger}, or hold less data at a time.",
     "idle": "Your session was stopped because nothing ran in it for {idle}. Your home is intact.",
     "max_session": "Your session was stopped because it reached its longest time, {longest}. Your home is intact.",
     "exited": "Your session ended: it was shut down from inside, or its machine was restarted. Your home is intact.",
-    "failed": "Your session ended unexpectedly (exit code {code}). Your home is intact; what was in memory is lost.",
+    "failed": "Your session ended unexpectedly ({code}). Your home is intact; what was in memory is lost.",
     "rejected": "The machine could not run your session. Your home is intact.",
 }
 
@@ -122,5 +156,5 @@ def start_failure(profile: Profile, cause: str, detail: str, code: int, homes_ro
     elif cause == "rejected":
         sentence = "The machine could not run your session; tell an administrator (the hub's log says why)."
     else:
-        sentence = f"Your session ended while it started (exit code {code}); try again, or tell an administrator."
+        sentence = f"Your session ended while it started ({exit_code(code)}); try again, or tell an administrator."
     return Refused(sentence, reason=cause, status=503, log=log)

@@ -20,7 +20,7 @@ from jupyterhub.spawner import Spawner
 from sqlalchemy.orm import object_session
 from traitlets import default
 
-from . import cluster, platform, policy, service
+from . import acting, cluster, platform, policy, service
 from .config import Profile
 from .core import durations, names, sizes
 from .engine import EngineRefused, EngineUnknown
@@ -428,7 +428,8 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         self._stopping = True
         record, moment = self.orm_spawner, datetime.now(timezone.utc).replace(tzinfo=None)
         if not self._starting:
-            self._end(stop_cause(self.profile, record.started, record.last_activity, moment))
+            cause = stop_cause(self.profile, record.started, record.last_activity, moment)
+            self._end("admin" if cause == "user" and acting.other_than(self.user.name) else cause)
         await self._stop_container()
         await self._remove()
         await self._wait_for_end(12)
@@ -556,7 +557,8 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         profile = self.platform.document.profiles.get(str(self.ended.get("profile", "")))
         sentence = policy.ENDINGS.get(str(self.ended.get("cause", "")), "")
         return sentence.format(
-            code=self.ended.get("code", 0),
+            code=policy.exit_code(int(self.ended.get("code", 0))),
+            larger=policy.larger(self.platform.document, self.groups, profile),
             limit=sizes.format_size(profile.flavor.memory) if profile else "",
             idle=durations.format_duration(profile.idle_stop) if profile else "a while",
             longest=durations.format_duration(profile.max_session) if profile else "",

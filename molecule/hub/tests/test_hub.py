@@ -35,7 +35,7 @@ def test_people_reach_it_over_tls(control):
 
 
 def test_the_secrets_are_its_own(control):
-    for name in ("admin-password", "hub-cookie-secret", "hub-traefik-api"):
+    for name in ("admin-password", "hub-cookie-secret", "hub-traefik-api", "hub-cli"):
         file = control.file(f"{SECRETS}/{name}")
         assert (file.user, file.group, file.mode) == ("root", "metalhub-hub", 0o640), name
         assert len(file.content_string.strip()) >= 20
@@ -64,6 +64,26 @@ $c -L https://metalhub.test/hub/spawn/admin; echo; $c https://metalhub.test/hub/
     for words in ("Small", "/home/user", "does not persist", "1 hour"):
         assert words in said
     assert json.loads(said.splitlines()[-1])["small"]["why"], "no image was built here, and the card says so"
+
+
+def test_the_command_line_and_the_audit_log(control):
+    assert json.loads(control.check_output("metalhub session list --json")) == []
+    assert "admin" in control.check_output("metalhub user list")
+    good = json.loads(control.check_output("metalhub audit verify --json"))
+    assert good["good"] and good["compared"] == "kept"
+    # By hand, and what the journal has of it.
+    log = "/var/lib/metalhub/hub/audit.jsonl"
+    seq, sha256 = good["head"].split(":")
+    assert control.check_output(f"sed -n {seq}p {log} | sha256sum").split()[0] == sha256
+    assert control.check_output(f"journalctl METALHUB_AUDIT=1 METALHUB_AUDIT_SHA256={sha256} -o cat").startswith("{")
+    control.check_output(f"mkdir /run/changed && sed '2s/hub/hut/' {log} > /run/changed/audit.jsonl")
+    changed = control.run("metalhub audit verify --directory /run/changed")
+    control.check_output("rm -r /run/changed")
+    assert changed.rc == 1 and changed.stderr.startswith("/run/changed/audit.jsonl:2: ")
+    refused = control.run("runuser -u nobody -- metalhub session list")
+    assert refused.rc == 3 and "run this as root" in refused.stderr
+    completed = "COMP_WORDS=(metalhub au) COMP_CWORD=1; _metalhub; echo $COMPREPLY"
+    assert control.check_output(f"bash -c '. /usr/share/bash-completion/completions/metalhub; {completed}'") == "audit"
 
 
 def test_it_comes_back_by_itself(control):

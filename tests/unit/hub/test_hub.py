@@ -67,7 +67,7 @@ class Hub:
             "c.JupyterHub.load_roles = [{'name': 'test', 'services': ['test'], 'scopes': "
             "['admin:users', 'admin:servers', 'admin:server_state', 'admin:groups']}]\n"
             "c.Spawner.poll_interval = 1\n"
-            "c.JupyterHub.tornado_settings = {'slow_spawn_timeout': 1}\n"
+            "c.JupyterHub.tornado_settings['slow_spawn_timeout'] = 1\n"
         )
         self.process: subprocess.Popen[bytes] | None = None
 

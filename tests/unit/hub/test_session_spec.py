@@ -273,6 +273,23 @@ def test_why_a_session_is_stopped(doc: config.Document) -> None:
     assert stop_cause(None, None, None, now) == "user"
 
 
+def test_too_little_memory_names_the_next_profile_that_one_may_start(tmp_path: Path) -> None:
+    raw = document(tmp_path)
+    base = raw["profiles"]["small"] | {"default": False}
+    raw["flavors"] |= {name: {"cpus": 4, "memory": memory} for name, memory in (("mid", "8G"), ("large", "32G"), ("huge", "99G"))}
+    raw["profiles"] |= {
+        "large": base | {"flavor": "large", "title": "Large"},
+        "mine": base | {"flavor": "mid", "title": "Mine", "groups": ["team"]},
+        "elsewhere": base | {"flavor": "mid", "egress": "internal"},
+    }
+    doc = config.parse(raw)
+    small = doc.profiles["small"]
+    assert policy.larger(doc, set(), small) == "Start “Large”, which has 32G"
+    assert policy.larger(doc, {"team"}, small) == "Start “Mine”, which has 8G"
+    assert policy.larger(doc, {"team"}, doc.profiles["large"]) == policy.larger(doc, set(), None) == "Ask an administrator for a profile with more memory"
+    assert policy.exit_code(3) == "exit code 3" and policy.exit_code(139).startswith("exit code 139, segmentation fault")
+
+
 def test_every_ending_says_what_is_with_the_home() -> None:
     assert all("home is intact" in sentence for sentence in policy.ENDINGS.values())
 
@@ -289,7 +306,7 @@ async def test_the_sweep_removes_only_old_services_that_nobody_claims(tmp_path: 
     young["CreatedAt"] = NOW.isoformat()
     assert await host.sweep({"mine"}, NOW) == ["orphan"]
     assert sorted(s["Spec"]["Name"] for s in engine.services.values()) == ["mine", "young"]
-    assert '"cause": "orphan"' in (tmp_path / "audit.jsonl").read_text()
+    assert '"cause":"orphan"' in (tmp_path / "audit.jsonl").read_text()
     await host.engine.close()
 
 

@@ -84,8 +84,8 @@ async def test_start_poll_stop(spawner: Here, engine: FakeEngine) -> None:
     await stop(spawner)
     assert not engine.services
     assert spawner.ending() == "", "who stopped it knows"
-    states = [json.loads(line)["state"] for line in Path(spawner.platform.audit.path).read_text().splitlines()]
-    assert states == ["queued", "running", "stopped"]
+    kinds = [json.loads(line)["kind"] for line in Path(spawner.platform.audit.path).read_text().splitlines()]
+    assert kinds == ["audit.begin", "session.queued", "session.running", "session.stopped"]
 
 
 async def test_a_start_on_a_node_whose_way_out_is_closed_says_so(spawner: Here) -> None:
@@ -155,6 +155,8 @@ def drain(task: dict[str, Any], node: dict[str, Any]) -> None:
     ("change", "cause", "words"),
     [
         (lambda task, node: task["Status"].update(State="failed", ContainerStatus={"ExitCode": 137}), "memory", "memory limit of 2G"),
+        (lambda task, node: task["Status"].update(State="failed", ContainerStatus={"ExitCode": 137}), "memory", "Ask an administrator for a profile with more memory, or"),
+        (lambda task, node: task["Status"].update(State="failed", ContainerStatus={"ExitCode": 139}), "failed", "(exit code 139, segmentation fault:"),
         (lambda task, node: task["Status"].update(State="failed", ContainerStatus={"ExitCode": 2}), "failed", "exit code 2"),
         (lambda task, node: task["Status"].update(State="complete"), "exited", "shut down from inside"),
         (lambda task, node: node["Status"].update(State="down"), "lost", "The machine that ran your session stopped answering"),

@@ -1,0 +1,115 @@
+"""``metalhub session``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+from ..core.durations import format_duration
+from .api import HubRefused, part
+from .frame import Argument, Ask, Column, Noun, Stop, Usage, Verb
+
+STOP_WITHIN = 60.0
+
+SESSION = Argument("session", "USER for the default session, or USER/NAME", {"metavar": "SESSION"})
+
+
+def state(server: Mapping[str, Any]) -> str:
+    """A session's state in one word."""
+    pending = {"spawn": "starting", "stop": "stopping"}
+    return pending.get(str(server["pending"]), "running" if server["ready"] else "stopped")
+
+
+def ago(moment: str | None) -> str:
+    """How long ago a time of the hub's is, in words."""
+    if not moment:
+        return "-"
+    seconds = (datetime.now(timezone.utc) - datetime.fromisoformat(moment)).total_seconds()
+    return format_duration(max(0, int(seconds)), 1)
+
+
+def _row(user: str, server: Mapping[str, Any]) -> dict[str, Any]:
+    inner = server.get("state") or {}
+    return {
+        "user": user,
+        "name": server["name"],
+        "state": state(server),
+        "profile": inner.get("profile_name", ""),
+        "node": inner.get("node", ""),
+        "started": server["started"],
+        "last_activity": server["last_activity"],
+        "service": inner.get("service_name", ""),
+    }
+
+
+COLUMNS: list[Column] = [
+    ("SESSION", lambda row: row["user"] + (f"/{row['name']}" if row["name"] else "")),
+    ("STATE", lambda row: row["state"]),
+    ("PROFILE", lambda row: row["profile"] or "-"),
+    ("NODE", lambda row: row["node"] or "-"),
+    ("RUNS FOR", lambda row: ago(row["started"])),
+    ("ACTIVE BEFORE", lambda row: ago(row["last_activity"])),
+]
+
+
+def find(ask: Ask) -> dict[str, Any]:
+    """The session that the argument names, with its row. Raises Stop where there is none."""
+    user, slash, name = ask.options.session.partition("/")
+    if not user or (slash and not name) or "/" in name:
+        raise Usage(f"session: {ask.options.session!r} is no session: write USER or USER/NAME")
+    try:
+        model = ask.hub.ask("GET", f"/api/users/{part(user)}")
+    except HubRefused as refused:
+        if refused.status == 404:
+            raise Stop(f"there is no user {user!r}") from None
+        raise
+    server = (model.get("servers") or {}).get(name)
+    if server is None:
+        raise Stop(f"{user!r} has no session {name!r} now" if name else f"{user!r} has no default session now")
+    return _row(user, server)
+
+
+def list_all(ask: Ask) -> None:
+    rows = [
+        _row(user["name"], server)
+        for user in ask.hub.pages("/api/users", state="active")
+        for server in user.get("servers", {}).values()
+        if ask.options.user in (None, user["name"])
+    ]
+    ask.table(sorted(rows, key=lambda row: (row["user"], row["name"])), COLUMNS)
+
+
+def show(ask: Ask) -> None:
+    ask.one(find(ask), [*COLUMNS, ("SERVICE", lambda row: row["service"] or "-")])
+
+
+def stop(ask: Ask) -> None:
+    found = find(ask)
+    path = f"/api/users/{part(found['user'])}/" + (f"servers/{part(found['name'])}" if found["name"] else "server")
+    ask.hub.ask("DELETE", path)
+    deadline = time.monotonic() + STOP_WITHIN
+    while True:
+        try:
+            found = find(ask)
+        except Stop:
+            break
+        if time.monotonic() > deadline:
+            raise Stop(f"the hub was told to stop {ask.options.session!r}, and it still runs after {STOP_WITHIN:g} s")
+        time.sleep(0.3)
+    if ask.options.json:
+        ask.json({**found, "state": "stopped"})
+    else:
+        print(f"stopped {ask.options.session}")
+
+
+NOUN = Noun(
+    "session",
+    "sessions that run now",
+    (
+        Verb("list", "list them", list_all, (Argument("--user", "only this user's", {"metavar": "USER"}),)),
+        Verb("show", "show one", show, (SESSION,)),
+        Verb("stop", "stop one, and wait until it has ended; homes stay", stop, (SESSION,)),
+    ),
+)
