@@ -181,7 +181,8 @@ def observe(record: Record, reading: Reading | None, now: Moment) -> Record:
 
 def decide(record: Record, limits: Limits, now: Moment) -> tuple[Record, Decision]:
     """What a running session is and what is to be done, and the record to keep until the next look."""
-    known = record.frozen or (record.looked is not None and elapsed(record.looked, now) <= limits.patience)
+    # One that came up a moment ago was not asked yet.
+    known = record.frozen or elapsed(record.looked or record.started, now) <= limits.patience
     fresh = record.frozen or record.looked == now
     age, idle = elapsed(record.started, now), elapsed(record.active, now)
     busy = elapsed(record.busy, now) if record.busy and not record.frozen else None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -17,6 +17,7 @@ import yaml
 from .core import durations, names, quotas, sandboxes, sizes
 from .core.quotas import Quota, Quotas
 
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?", re.ASCII)
 
 
@@ -60,8 +61,9 @@ class Egress:
 
 @dataclass(frozen=True)
 class Profile:
-    """One card of the start page. ``idle_stop`` and ``max_session`` are seconds, 0 is without limit; ``sandbox`` follows from the
-    pool's and the flavor."""
+    """One card of the start page. ``idle_stop``, ``max_session``, ``background_limit`` (of one cell) and ``hibernate_after`` are seconds, 0
+    is without; ``extension`` is by how many seconds a session may be extended in total. ``sandbox`` follows from the pool's and the flavor.
+    """
 
     name: str
     title: str
@@ -75,6 +77,10 @@ class Profile:
     groups: frozenset[str]
     default: bool
     sandbox: str
+    hibernate_after: int = 0
+    extension: int = 0
+    background_limit: int = 0
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,7 @@ class Session:
     pids: int
     files: int
     start_timeout: int
+    stop_notice: int
     environment: Mapping[str, str]
     command: tuple[str, ...]
 
@@ -343,6 +350,12 @@ def _profile(
     problems: list[str],
 ) -> Profile:
     reader = _Reader(data, f"profiles.{name}", problems)
+    variables = reader.part("environment", {})
+    for key, value in variables.data.items():
+        if not isinstance(key, str) or not _VARIABLE.fullmatch(key):
+            variables.bad("", key, "names of variables: letters, digits and _, no digit first")
+        elif not isinstance(value, str):
+            variables.bad(key, value, "text")
     flavor = flavors.get(_choice(reader, "flavor", flavors), Flavor("", 1, 1))
     pool = _choice(reader, "pool", pools)
     if flavor.gpu and pool in pools and (refusal := sandboxes.gpu_refusal(pools[pool], flavor.gpu.profile)):
@@ -360,6 +373,10 @@ def _profile(
         egress=_choice(reader, "egress", egress),
         idle_stop=reader.parsed("idle_stop", durations.parse_duration, "1h"),
         max_session=reader.parsed("max_session", durations.parse_duration, "12h"),
+        hibernate_after=reader.parsed("hibernate_after", durations.parse_duration, "0s"),
+        extension=reader.parsed("extension", durations.parse_duration, "2h"),
+        background_limit=reader.parsed("background_limit", durations.parse_duration, "4h"),
+        environment={str(key): str(value) for key, value in variables.data.items()},
         groups=frozenset(reader.texts("groups", [])),
         default=reader.boolean("default", False),
         sandbox=sandboxes.session_sandbox(pools[pool], bool(flavor.gpu)) if pools.get(pool) in sandboxes.SANDBOXES else "",
@@ -511,6 +528,7 @@ def parse(data: Any) -> Document:
         pids=part.number("pids", 1024, least=16),
         files=part.number("files", 65536, least=1024),
         start_timeout=part.parsed("start_timeout", durations.parse_duration, "2m"),
+        stop_notice=part.parsed("stop_notice", durations.parse_duration, "5m"),
         environment={str(key): str(value) for key, value in environment.data.items()},
         command=part.texts("command", ["jupyterhub-singleuser"]),
     )

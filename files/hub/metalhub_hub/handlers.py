@@ -10,7 +10,7 @@ from jupyterhub.handlers import BaseHandler
 from jupyterhub.scopes import needs_scope
 from tornado import web
 
-from . import egress, nodes, platform, spawner
+from . import egress, nodes, platform, session_pages, spawner
 from .core.egress_report import plain
 from .engine import EngineUnknown
 
@@ -29,19 +29,6 @@ class RoomHandler(BaseHandler):  # type: ignore[misc]
         found = await spawner.cards(platform.current(), groups)
         self.set_header("Cache-Control", "no-store")
         self.finish({card["name"]: {key: card[key] for key in ("places", "state", "why", "gpu")} for card in found})
-
-
-class WaysOutHandler(BaseHandler):  # type: ignore[misc]
-    """GET /hub/metalhub/ways-out: for each running session of the caller why it gets nowhere, or an empty text."""
-
-    def _record_activity(self, obj: Any, timestamp: Any = None) -> bool:
-        return False
-
-    @web.authenticated
-    async def get(self) -> None:
-        running = {name: one for name, one in self.current_user.spawners.items() if one.ready}
-        self.set_header("Cache-Control", "no-store")
-        self.finish({name: one.way_out() for name, one in running.items()})
 
 
 class _Refusals:
@@ -112,8 +99,8 @@ class NodesAPIHandler(APIHandler):  # type: ignore[misc]
 
 
 HANDLERS = [
+    *session_pages.HANDLERS,
     (r"/metalhub/room", RoomHandler),
-    (r"/metalhub/ways-out", WaysOutHandler),
     (r"/metalhub/egress", EgressHandler),
     (r"/metalhub/api/egress", EgressAPIHandler),
     (r"/metalhub/api/nodes", NodesAPIHandler),

@@ -2,10 +2,9 @@
 
 import hashlib
 import os
-import sys
 from pathlib import Path
 
-from metalhub_hub import acting, audit_hooks, auth, config, handlers, platform, spawner
+from metalhub_hub import acting, audit_hooks, auth, config, handlers, platform, sessions, spawner
 from metalhub_hub.proxy import MetalhubProxy
 
 c = get_config()  # noqa: F821
@@ -57,34 +56,11 @@ c.JupyterHub.template_vars = {
     "metalhub_session": document.session,
 }
 
-c.JupyterHub.services = [
-    {
-        "name": "idle-culler",
-        "command": [
-            sys.executable,
-            "-m",
-            "jupyterhub_idle_culler",
-            f"--config={package / 'culler_config.py'}",
-            f"--cull-every={document.cull_every}",
-            "--timeout=1",  # only the hook decides
-        ],
-    }
-]
-c.JupyterHub.load_roles = [
-    {
-        "name": "idle-culler",
-        "services": ["idle-culler"],
-        # access:servers: to ask a session whether a kernel is busy.
-        "scopes": [
-            "list:users",
-            "read:users:activity",
-            "read:servers",
-            "delete:servers",
-            "admin:server_state",
-            "access:servers",
-        ],
-    }
-]
+# The hub asks sessions for their activity with a token of its own.
+asking = sessions.token(auth.secret(document.cookie_secret_file))
+platform.current().sessions.servers.token = asking
+c.JupyterHub.services = [{"name": sessions.SERVICE, "api_token": asking}]
+c.JupyterHub.load_roles = [{"name": sessions.SERVICE, "services": [sessions.SERVICE], "scopes": ["access:servers"]}]
 if document.cli_token_file:
     c.JupyterHub.services.append({"name": acting.CLI, "api_token": auth.secret(document.cli_token_file)})
     c.JupyterHub.load_roles.append(

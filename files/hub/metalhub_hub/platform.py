@@ -18,6 +18,7 @@ from .config import Document
 from .engine import Engine, EngineRefused, EngineUnknown
 from .homes import Homes
 from .policy import Refused
+from .sessions import Sessions
 
 log = logging.getLogger("metalhub")
 
@@ -66,6 +67,7 @@ class Platform:
         self.egress = egress.Nodes(document.egress_port, self.cluster, self.engine.tls)
         self.images = Images(document.images_file)
         self.audit = Audit(f"{document.state}/audit.jsonl")
+        self.sessions = Sessions(self)
         self.proxy: Any = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -73,6 +75,7 @@ class Platform:
         """Called by the proxy, which the hub makes once its loop runs."""
         self.proxy = proxy
         self._tasks = [asyncio.ensure_future(self._sweep_for_ever()), asyncio.ensure_future(self.egress.watch())]
+        self._tasks.append(asyncio.ensure_future(self.sessions.watch()))
 
     async def _sweep_for_ever(self) -> None:
         while True:

@@ -72,7 +72,8 @@ def spec(
         "metalhub.session": name,
     }
     defaults = {"NVIDIA_DRIVER_CAPABILITIES": "compute,utility"} if flavor.gpu else {}
-    variables = {**defaults, **_proxies(document, profile), **session.environment, **environment, **_outranking(document, profile)}
+    wanted = {**session.environment, **profile.environment, **environment}
+    variables = {**defaults, **_proxies(document, profile), **wanted, **_outranking(document, profile)}
     ulimits = [
         {"Name": "nofile", "Soft": session.files, "Hard": session.files},
         {"Name": "core", "Soft": 0, "Hard": 0},

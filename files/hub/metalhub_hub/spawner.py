@@ -22,7 +22,7 @@ from traitlets import default
 
 from . import acting, cluster, platform, policy, service
 from .config import Profile
-from .core import durations, names, sizes
+from .core import durations, lifecycle, names, sizes
 from .engine import EngineRefused, EngineUnknown
 from .policy import Refused
 
@@ -34,15 +34,6 @@ ROOM_PATIENCE = 1.5
 # What one machine may fail with and another not. Swarm would place the next start on the same machine again, since it is
 # the emptiest, so such a start is tried once more elsewhere.
 ELSEWHERE = ("rejected", "home", "image", "disk", "lost", "drain")
-
-
-def stop_cause(profile: Profile | None, started: datetime | None, active: datetime | None, now: datetime) -> str:
-    """Why a running session is being stopped: its own limits, or somebody. All times UTC without a zone."""
-    if profile and started and profile.max_session and (now - started).total_seconds() >= profile.max_session:
-        return "max_session"
-    if profile and active and profile.idle_stop and (now - active).total_seconds() >= profile.idle_stop:
-        return "idle"
-    return "user"
 
 
 class _Trusted:
@@ -62,6 +53,9 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         self.node = ""
         self.profile_name = ""
         self.ended: dict[str, Any] | None = None
+        # Why it is being stopped, set by who does it before the stop; empty: its user wants it.
+        self.stop_reason = ""
+        self.life: lifecycle.Record | None = None
         self._node_id = ""
         self._starting = False
         self._stopping = False
@@ -149,6 +143,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         self.service_name = names.service_name(home, self.name, secrets.token_hex(3))
         self.task_id = self.url = self.node = ""
         self.ended = self._doomed = None
+        self.stop_reason = ""
         self._starting, self._stopping = True, False
         self._events, begun = [], time.monotonic()
         seconds = self.platform.document.session.start_timeout
@@ -426,10 +421,8 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
     async def stop(self, now: bool = False) -> None:
         """Remove the service and wait until its task has ended, at most a little longer than Swarm gives it."""
         self._stopping = True
-        record, moment = self.orm_spawner, datetime.now(timezone.utc).replace(tzinfo=None)
         if not self._starting:
-            cause = stop_cause(self.profile, record.started, record.last_activity, moment)
-            self._end("admin" if cause == "user" and acting.other_than(self.user.name) else cause)
+            self._end(self.stop_reason or ("admin" if acting.other_than(self.user.name) else "user"))
         await self._stop_container()
         await self._remove()
         await self._wait_for_end(12)
@@ -476,8 +469,8 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         for key in ("service_name", "task_id", "url", "node", "profile_name", "ended"):
             if value := getattr(self, key):
                 state[key] = value
-        if self.service_name and (profile := self.profile):
-            state |= {"idle_stop": profile.idle_stop, "max_session": profile.max_session}  # for the culler
+        if self.service_name and self.life:
+            state["life"] = lifecycle.plain(self.life)
         return state
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -485,6 +478,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         for key in ("service_name", "task_id", "url", "node", "profile_name"):
             setattr(self, key, str(state.get(key, "")))
         self.ended = state.get("ended")
+        self.life = lifecycle.read(state.get("life"))
         self._restored = bool(self.service_name)
 
     def clear_state(self) -> None:
@@ -492,7 +486,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         super().clear_state()
         self.service_name = self.task_id = self.url = self.node = self.profile_name = ""
         self._restored = False
-        self._doomed = None
+        self._doomed = self.life = None
 
     def _save(self) -> None:
         self.orm_spawner.state = self.get_state()
@@ -550,9 +544,21 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
 
     # For the pages
 
+    @property
+    def step(self) -> str:
+        """The last step of the start, empty before the first one."""
+        return str(self._events[-1]["step"]) if self._events else ""
+
+    def ended_ago(self) -> float | None:
+        """Seconds since the last session's end; None where one runs or none ever did."""
+        if not self.ended or self.service_name:
+            return None
+        return (datetime.now(timezone.utc) - datetime.fromisoformat(str(self.ended["at"]))).total_seconds()
+
     def ending(self) -> str:
         """Why the last session ended, in one or two sentences; empty where there is nothing to tell."""
-        if not self.ended or self.service_name:
+        ago = self.ended_ago()
+        if self.ended is None or ago is None or ago > lifecycle.REMEMBERED:
             return ""
         profile = self.platform.document.profiles.get(str(self.ended.get("profile", "")))
         sentence = policy.ENDINGS.get(str(self.ended.get("cause", "")), "")

@@ -207,13 +207,27 @@ class FakeSession:
     def __init__(self) -> None:
         self.answering = True
         self.busy = False
+        self.kernels: list[Any] = []  # the last activity of each
+        self.terminals: list[str] = []
+        self.vscode = ""  # when something last passed between it and a tab
+        self.says: Any = None  # instead of the kernels
+        self.asked: list[str] = []
         self.served = Served(self.handle)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         if not self.answering:
             await asyncio.sleep(60)
-        if request.path.endswith("/api/kernels"):
-            return web.json_response([{"execution_state": "busy" if self.busy else "idle"}])
+        self.asked.append(request.path_qs)
+        what = request.path.partition("/api/")[2]
+        if what == "kernels":
+            state = "busy" if self.busy else "idle"
+            return web.json_response(self.says or [{"execution_state": state, "last_activity": stamp} for stamp in self.kernels])
+        if what == "terminals":
+            return web.json_response([{"name": "1", "last_activity": stamp} for stamp in self.terminals])
+        if what == "status":
+            return web.json_response({"started": "2026-01-01T00:00:00.5Z", "last_activity": self.vscode or "2026-01-01T00:00:00Z"})
+        if request.path.endswith("/servers-info"):
+            return web.json_response({"server_processes": [{"name": "vscode"}]} if self.vscode else {}, status=200 if self.vscode else 404)
         return web.json_response({"version": "2"}, headers={"X-JupyterHub-Version": "6.1.1"})
 
 

@@ -7,16 +7,16 @@ import dataclasses
 import json
 import re
 from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 import pytest
 from conftest import GIB, IMAGE, FakeEngine, document, make_node
-from metalhub_hub import cluster, config, culler, homes, platform, policy, service
+from metalhub_hub import cluster, config, homes, platform, policy, service
 from metalhub_hub.engine import Tls
-from metalhub_hub.spawner import cards, stop_cause
+from metalhub_hub.spawner import cards
 
 OTHER = IMAGE.replace("a" * 64, "b" * 64)
 
@@ -229,48 +229,7 @@ async def test_a_home_that_is_offline(tmp_path: Path) -> None:
     await offline.close()
 
 
-# Idle and old
-
-
 NOW = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
-
-
-@pytest.mark.parametrize(
-    ("idle", "age", "limits", "busy", "stops"),
-    [
-        (10, 100, (30, 0), False, False),
-        (30, 100, (30, 0), False, True),
-        (30, 100, (30, 0), True, False),  # a cell that runs for hours and prints nothing
-        (0, 100, (30, 100), True, True),
-        (0, 99, (30, 100), False, False),
-        (10**6, 10**6, (0, 0), False, False),
-        (None, 5, (30, 0), False, False),
-    ],
-)
-async def test_culling(idle: int | None, age: int, limits: tuple[int, int], busy: bool, stops: bool) -> None:
-    asked = []
-
-    async def kernels(url: str) -> bool:
-        asked.append(url)
-        return busy
-
-    server = {
-        "url": "/user/ann/",
-        "started": (NOW - timedelta(seconds=age)).isoformat().replace("+00:00", "Z"),
-        "state": {"idle_stop": limits[0], "max_session": limits[1], "url": "http://10.0.0.2:32768"},
-    }
-    inactive = None if idle is None else timedelta(seconds=idle)
-    assert await culler.should_stop(server, inactive, NOW, kernels) is stops
-    assert all(url == "http://10.0.0.2:32768/user/ann/" for url in asked)
-
-
-def test_why_a_session_is_stopped(doc: config.Document) -> None:
-    profile, now = doc.profiles["small"], NOW.replace(tzinfo=None)
-    hours = timedelta(hours=1)
-    assert stop_cause(profile, now - hours, now, now) == "user"
-    assert stop_cause(profile, now - 2 * hours, now - hours, now) == "idle"
-    assert stop_cause(profile, now - 12 * hours, now, now) == "max_session"
-    assert stop_cause(None, None, None, now) == "user"
 
 
 def test_too_little_memory_names_the_next_profile_that_one_may_start(tmp_path: Path) -> None:

@@ -1,0 +1,118 @@
+"""What pages and programs ask about sessions, and how a session is extended.
+
+Two ways in. The API is JupyterHub's own kind: a token or the page's cookie, its scopes, its check against forged requests. The notice is
+for a page of the session itself, which has the hub's cookie but not the hub's token against forgery, and must not get it: everything
+that runs in a session could use it. It gets a ticket that is good for extending that one session.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jupyterhub.apihandlers import APIHandler
+from jupyterhub.handlers import BaseHandler
+from jupyterhub.scopes import needs_scope
+from tornado import web
+
+from . import platform
+from .core import durations, lifecycle
+
+TICKET = "metalhub-extend"
+
+
+class _Quiet:
+    """An open page is no sign of somebody at work."""
+
+    def _record_activity(self, obj: Any, timestamp: Any = None) -> bool:
+        return False
+
+
+def _server(user: Any, name: str) -> Any:
+    """A user's session. Raises 404 for one that there is not."""
+    if user is None or name not in user.spawners:
+        raise web.HTTPError(404, "There is no such session.")
+    return user.spawners[name]
+
+
+def _extend(handler: Any, spawner: Any, seconds: int) -> dict[str, Any]:
+    try:
+        granted = platform.current().sessions.extend(spawner, seconds, handler.current_user.name)
+    except lifecycle.NoExtension as error:
+        raise web.HTTPError(409, str(error)) from None
+    return {"extended": granted, **platform.current().sessions.view(spawner)}
+
+
+class SessionsAPIHandler(_Quiet, APIHandler):  # type: ignore[misc]
+    """GET /hub/metalhub/api/users/<user>/sessions: the user's sessions."""
+
+    @needs_scope("read:servers")
+    async def get(self, user_name: str) -> None:
+        user = self.find_user(user_name)
+        if user is None:
+            raise web.HTTPError(404, "There is no such user.")
+        self.set_header("Cache-Control", "no-store")
+        view = platform.current().sessions.view
+        self.finish({"sessions": [view(spawner) for _, spawner in sorted(user.spawners.items())]})
+
+
+class ExtendAPIHandler(_Quiet, APIHandler):  # type: ignore[misc]
+    """POST /hub/metalhub/api/users/<user>/session/extend, or …/sessions/<name>/extend, with ``{"by": "30m"}`` or nothing."""
+
+    @needs_scope("servers")
+    async def post(self, user_name: str, server_name: str = "") -> None:
+        body = self.get_json_body()
+        by = body.get("by") if isinstance(body, dict) else body
+        try:
+            seconds = lifecycle.STEP if by is None else durations.parse_duration(by)
+            if not seconds or not isinstance(body or {}, dict) or set(body or {}) - {"by"}:
+                raise ValueError('the body is not legal: give {"by": "30m"}, more than 0, or nothing')
+        except ValueError as error:
+            raise web.HTTPError(400, f"by: {error}") from None
+        self.finish(_extend(self, _server(self.find_user(user_name), server_name), seconds))
+
+
+class NoticeHandler(_Quiet, BaseHandler):  # type: ignore[misc]
+    """/hub/metalhub/notice/<user>, or …/<user>/<name>: for a page of that session, opened by its owner.
+
+    GET is what happens next, with a ticket; POST with ``{"ticket": …}`` extends the session by one step.
+    """
+
+    def check_xsrf_cookie(self) -> None:
+        """The ticket stands for it, and a page of another site cannot read one."""
+
+    def _own(self, user_name: str, server_name: str) -> Any:
+        user = self.current_user
+        if user is None or user.kind != "user" or user.name != user_name:
+            raise web.HTTPError(403, "This is for the session's owner.")
+        return _server(user, server_name)
+
+    def _subject(self, spawner: Any) -> str:
+        return f"{self.current_user.id} {spawner.service_name}"
+
+    async def get(self, user_name: str, server_name: str = "") -> None:
+        spawner = self._own(user_name, server_name)
+        ticket = self.create_signed_value(TICKET, self._subject(spawner)).decode()
+        self.set_header("Cache-Control", "no-store")
+        self.finish({**platform.current().sessions.view(spawner), "ticket": ticket})
+
+    async def post(self, user_name: str, server_name: str = "") -> None:
+        spawner = self._own(user_name, server_name)
+        ticket = self.get_signed_cookie(TICKET, value=self.get_argument("ticket", ""), max_age_days=1)
+        if ticket is None or ticket.decode() != self._subject(spawner):
+            raise web.HTTPError(403, "This page is too old; load it again.")
+        self.finish(_extend(self, spawner, lifecycle.STEP))
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """A sentence as JSON rather than a page."""
+        error = kwargs.get("exc_info", (None, None))[1]
+        self.set_header("Content-Type", "application/json")
+        self.finish({"message": getattr(error, "log_message", None) or "Something unexpected happened."})
+
+
+HANDLERS = [
+    (r"/metalhub/api/users/([^/]+)/sessions", SessionsAPIHandler),
+    (r"/metalhub/api/users/([^/]+)/session/extend", ExtendAPIHandler),
+    (r"/metalhub/api/users/([^/]+)/sessions/([^/]+)/extend", ExtendAPIHandler),
+    (r"/metalhub/notice/([^/]+)", NoticeHandler),
+    (r"/metalhub/notice/([^/]+)/([^/]+)", NoticeHandler),
+]
