@@ -166,7 +166,7 @@ async def test_nonsense_is_no_idleness(world: World, session: FakeSession, says:
 async def test_a_session_that_hangs_delays_no_other(world: World, session: FakeSession, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "PATIENCE", 0.2)
     session.answering = False
-    assert not (await world.look())["known"]
+    assert not (await world.look(100))["known"]
 
 
 async def test_vscode_counts_by_what_passes_to_its_tab(world: World, session: FakeSession) -> None:
