@@ -71,11 +71,16 @@ PROFILE: Mapping[str, Spec] = {
     "egress": _NEEDED_TEXT,
     "idle_stop": {"type": "duration"},
     "max_session": {"type": "duration"},
+    "hibernate_after": {"type": "duration"},
+    "extension": {"type": "duration"},
+    "background_limit": {"type": "duration"},
+    "environment": {"type": "dict"},
     "groups": {"type": "list", "elements": "str"},
     "default": {"type": "bool"},
 }
 QUOTAS: Mapping[str, Spec] = {"default": _TEXT, "groups": {"type": "dict"}, "users": {"type": "dict"}}
 
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,38}[a-z0-9])?", re.ASCII)
 _NAME_LEGAL = "1 to 40 of a-z, 0-9, - and ., a letter or digit first and last"
 _REFERENCE = re.compile(r"[a-z0-9.-]+(?::\d+)?(?:/[a-z0-9._-]+)+(?::[\w.-]+)?@sha256:[0-9a-f]{64}", re.ASCII)
@@ -425,18 +430,38 @@ def _check_profiles(site: Site) -> Iterator[Problem]:
                 message = f"A duplicate profile: {other} has the same title, and users could not tell them apart."
                 yield Problem(f"metalhub_profiles.{name}.title", title, None, message, "a title of its own")
         yield from _check_fit(site, name, profile)
-        try:
-            idle, longest = parse_duration(profile.get("idle_stop")), parse_duration(profile.get("max_session"))
-        except ValueError:
-            continue  # missing, or reported with its type
-        if idle > longest:
-            message = f"The session ends after max_session ({profile['max_session']}), before it can be idle that long."
-            yield Problem(f"metalhub_profiles.{name}.idle_stop", profile["idle_stop"], None, message, warning=True)
+        yield from _check_times(f"metalhub_profiles.{name}", profile)
+        environment = profile.get("environment")
+        for key, value in environment.items() if isinstance(environment, Mapping) else ():
+            if not isinstance(key, str) or not _VARIABLE.fullmatch(key):
+                yield Problem(
+                    f"metalhub_profiles.{name}.environment", key, None, "This names no variable.", "letters, digits and _, no digit first"
+                )
+            elif not isinstance(value, str):
+                yield Problem(f"metalhub_profiles.{name}.environment.{key}", value, None, "A variable's value is text.", "text in quotes")
     defaults = [name for name, profile in profiles.items() if profile.get("default") is True]
     if len(defaults) > 1:
         yield Problem("metalhub_profiles", defaults, None, "More than one profile is the default.", "default: true on one profile")
     if isinstance(site.variable("metalhub_profiles"), Mapping) and not profiles:
         yield Problem("metalhub_profiles", {}, None, "There is no profile, so nobody can start a session.", "at least one profile")
+
+
+def _check_times(path: str, profile: Mapping[str, object]) -> Iterator[Problem]:
+    """Times of a profile that never come, because another one comes first. One of 0 is without limit."""
+
+    def seconds(key: str) -> int:
+        try:
+            return parse_duration(profile.get(key))
+        except ValueError:
+            return 0  # missing, or reported with its type
+
+    idle, longest, asleep = seconds("idle_stop"), seconds("max_session"), seconds("hibernate_after")
+    if 0 < longest < idle:
+        message = f"The session ends after max_session ({profile['max_session']}), before it can be idle that long."
+        yield Problem(f"{path}.idle_stop", profile["idle_stop"], None, message, warning=True)
+    if 0 < idle <= asleep:
+        message = f"The session is stopped after idle_stop ({profile['idle_stop']}), before it could be hibernated."
+        yield Problem(f"{path}.hibernate_after", profile["hibernate_after"], None, message, warning=True)
 
 
 def _check_fit(site: Site, name: str, profile: Mapping[str, object]) -> Iterator[Problem]:

@@ -579,11 +579,22 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
 
     async def cards(self) -> list[dict[str, Any]]:
         """The start page's profiles."""
-        return await cards(self.platform, self.groups)
+        return await cards(self.platform, self.groups, self.user)
 
 
-async def cards(host: platform.Platform, groups: set[str]) -> list[dict[str, Any]]:
-    """The profiles open to a member of ``groups``, with what they have and whether there is room for them now."""
+async def cards(host: platform.Platform, groups: set[str], user: Any = None) -> list[dict[str, Any]]:
+    """The profiles open to a member of ``groups``, with what they have and whether there is room for them now.
+
+    What the quotas of ``user`` do not allow just now is there too, with the reason. Profiles of other groups are not: their names may be
+    telling.
+    """
+    denied = ""
+    if user is not None:
+        running = sum(1 for spawner in user.spawners.values() if spawner.active)
+        try:
+            policy.check_quota(host.document, user.name, groups, running)
+        except Refused as refused:
+            denied = refused.jupyterhub_message
     try:
         snapshot = await host.cluster.snapshot(2.0)
     except EngineUnknown:
@@ -592,11 +603,11 @@ async def cards(host: platform.Platform, groups: set[str]) -> list[dict[str, Any
     for profile in policy.allowed_profiles(host.document, groups):
         flavor = profile.flavor
         room = snapshot.room(profile.pool, flavor) if snapshot else None
-        why, state = "", "free"
+        why, state = denied, "denied" if denied else "free"
         try:
             host.images.reference(profile.image)
         except Refused as refused:
-            why, state = refused.jupyterhub_message, "none"
+            why, state = why or refused.jupyterhub_message, state if denied else "none"
         if not why and room is None:
             why, state = "The cluster does not answer right now.", "unknown"
         elif not why and room is not None and room.places == 0:
@@ -619,6 +630,7 @@ async def cards(host: platform.Platform, groups: set[str]) -> list[dict[str, Any
                 "egress": host.document.egress[profile.egress],
                 "idle_stop": durations.format_duration(profile.idle_stop) if profile.idle_stop else "",
                 "max_session": durations.format_duration(profile.max_session) if profile.max_session else "",
+                "extension": durations.format_duration(profile.extension) if profile.extension and profile.max_session else "",
                 "places": room.places if room else None,
                 "state": state,
                 "why": why,

@@ -385,6 +385,30 @@ BAD: list[tuple[str, Callable[[Draft], None], str, str | None, str]] = [
         None,
         "This is not a duration",
     ),
+    *[
+        (
+            f"bad {key}",
+            set_in(f"metalhub_profiles small {key}", "soon"),
+            f"metalhub_profiles.small.{key}",
+            None,
+            "This is not a duration",
+        )
+        for key in ("extension", "background_limit", "hibernate_after")
+    ],
+    (
+        "bad variable",
+        set_in("metalhub_profiles small environment", {"MY-VAR": "x"}),
+        "metalhub_profiles.small.environment",
+        None,
+        "names no variable",
+    ),
+    (
+        "variable that is no text",
+        set_in("metalhub_profiles small environment", {"THREADS": 4}),
+        "metalhub_profiles.small.environment.THREADS",
+        None,
+        "value is text",
+    ),
     (
         "number as duration",
         set_in("metalhub_profiles small idle_stop", 30),
@@ -502,6 +526,7 @@ WARNINGS: list[tuple[Callable[[Draft], None], str, str]] = [
     (set_in("@gpu1:skew", 40), "metalhub_host.skew", "40 seconds ahead"),
     (set_in("@gpu1:disk_free", 2**30), "metalhub_host.disk_free", "little space"),
     (set_in("metalhub_profiles small idle_stop", "9h"), "metalhub_profiles.small.idle_stop", "ends after max_session"),
+    (set_in("metalhub_profiles small hibernate_after", "30m"), "metalhub_profiles.small.hibernate_after", "before it could be hibernated"),
     (set_in("gpu1:metalhub_address", "10.20.0.99"), "metalhub_address", "no such address itself"),
     (
         set_in("@gpu1:networks", [{"network": "10.0.0.0/8", "interface": "eth0", "connected": False}]),

@@ -18,6 +18,7 @@ def test_sizes_and_durations_are_numbers_inside(tmp_path: Path) -> None:
     doc = config.parse(raw)
     small = doc.profiles["small"]
     assert (small.flavor.memory, small.idle_stop, small.max_session) == (2 * GIB, 5400, 172800)
+    assert (small.extension, small.background_limit, small.hibernate_after, doc.session.stop_notice) == (7200, 14400, 0, 300)
     assert doc.flavors["slice"].gpu == config.Gpu("MIG_1G_10GB", 1, "1g.10gb")
     assert (doc.quotas.of("bob", set(), "sessions"), doc.quotas.of("bob", set(), "workspace")) == (2, 10 * GIB)
 
@@ -44,6 +45,11 @@ def change(path: str, value: Any) -> Any:
         ("profiles.small.egress", "all", ["profiles.small.egress", "'all'", "internal, packages"]),
         ("profiles.small.idle_stop", 30, ["profiles.small.idle_stop", "30", "30m"]),
         ("profiles.small.egres", "packages", ["profiles.small.egres", "not known"]),
+        ("profiles.small.extension", "some", ["profiles.small.extension", "'some'", "30m"]),
+        ("profiles.small.background_limit", 4, ["profiles.small.background_limit", "4", "30m"]),
+        ("profiles.small.environment", {"A-B": "x"}, ["profiles.small.environment", "'A-B'", "letters"]),
+        ("profiles.small.environment", {"A": 1}, ["profiles.small.environment.A", "1", "text"]),
+        ("session.stop_notice", "5", ["session.stop_notice", "'5'", "30m"]),
         ("profiles.pii.default", True, ["small, pii", "default"]),
         ("profiles.slice.pool", "cpu", ["profiles.slice", "MIG", "gvisor"]),
         ("pools.gpu.sandbox", "runc", ["profiles.slice", "runc offers no GPU"]),

@@ -297,3 +297,11 @@ def test_programs_find_the_proxy_of_the_class_and_reach_the_hub_without_it(doc: 
     assert found["https_proxy"] == found["HTTPS_PROXY"] == found["http_proxy"] == "http://10.231.16.1:3128"
     assert found["no_proxy"] == found["NO_PROXY"] == f"localhost,127.0.0.1,{hub},10.0.0.5"
     assert not {name for name in environment("pii") if "proxy" in name.lower()}
+
+
+def test_a_profile_brings_variables_and_outranks_nothing_of_the_platform(tmp_path: Path) -> None:
+    raw = document(tmp_path)
+    raw["profiles"]["small"]["environment"] = {"OMP_NUM_THREADS": "1", "METALHUB_SANDBOX": "runc", "NVIDIA_VISIBLE_DEVICES": "all"}
+    raw["session"]["environment"] = {"OMP_NUM_THREADS": "8", "SITE": "here"}
+    found = spec(config.parse(raw), "small")["TaskTemplate"]["ContainerSpec"]["Env"]
+    assert {"OMP_NUM_THREADS=1", "SITE=here", "METALHUB_SANDBOX=gvisor", "NVIDIA_VISIBLE_DEVICES=void"} <= set(found)

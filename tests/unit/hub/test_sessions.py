@@ -31,7 +31,10 @@ def test_what_a_server_says() -> None:
     assert (nothing.busy, nothing.idle, nothing.mark) == (False, None, "")
     found = sessions.understand(NOW, [kernel("idle", 100), kernel("idle", 60)], [{"last_activity": stamp(80)}], started=stamp(900))
     assert (found.busy, found.idle, found.age) == (False, 60, 900)
-    assert found.mark == sessions.understand(NOW + timedelta(1), [kernel("idle", 100), kernel("idle", 60)], [{"last_activity": stamp(80)}]).mark
+    assert (
+        found.mark
+        == sessions.understand(NOW + timedelta(1), [kernel("idle", 100), kernel("idle", 60)], [{"last_activity": stamp(80)}]).mark
+    )
     assert found.mark != sessions.understand(NOW, [kernel("idle", 100), kernel("idle", 60)], [{"last_activity": stamp(79)}]).mark
     # What a cell prints is no activity of its own.
     printing = [sessions.understand(NOW, [kernel("busy", age)], []) for age in (1, 2)]
@@ -155,7 +158,9 @@ async def test_a_computing_kernel_is_no_idle_one(world: World, session: FakeSess
     assert not world.spawner.said and view["does"] == "computing for 49 minutes" and view["why"] == "max_session"
 
 
-@pytest.mark.parametrize("says", ["text", {"a": 1}, [1], [{"execution_state": "idle"}], [{"execution_state": "idle", "last_activity": "x"}], ["x" * 2**19]])
+@pytest.mark.parametrize(
+    "says", ["text", {"a": 1}, [1], [{"execution_state": "idle"}], [{"execution_state": "idle", "last_activity": "x"}], ["x" * 2**19]]
+)
 async def test_nonsense_is_no_idleness(world: World, session: FakeSession, says: Any) -> None:
     session.says = says
     for _ in range(100):
