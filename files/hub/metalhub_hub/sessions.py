@@ -300,9 +300,9 @@ class Sessions:
 
 # What a countdown says after its time.
 BECAUSE = {
-    (lifecycle.STOP, lifecycle.BY_IDLENESS): "because nothing runs in it",
+    (lifecycle.STOP, lifecycle.BY_IDLENESS): "unless something runs in it",
     (lifecycle.STOP, lifecycle.BY_AGE): "because that is the longest time of its profile",
-    (lifecycle.HIBERNATE, lifecycle.BY_IDLENESS): "because nothing runs in it",
+    (lifecycle.HIBERNATE, lifecycle.BY_IDLENESS): "unless something runs in it",
 }
 
 

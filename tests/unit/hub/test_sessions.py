@@ -130,7 +130,7 @@ def ago(seconds: float) -> str:
 async def test_what_is_asked_is_no_activity(world: World, session: FakeSession) -> None:
     session.kernels = [ago(3)]
     view = await world.look()
-    assert view["state"] == "running" and view["next"] == "stop" and view["because"] == "because nothing runs in it"
+    assert view["state"] == "running" and view["next"] == "stop" and view["because"] == "unless something runs in it"
     assert [path.split("?")[0] for path in session.asked] == [
         "/user/ann/api/kernels", "/user/ann/api/terminals", "/user/ann/server-proxy/servers-info",
     ]  # fmt: skip
