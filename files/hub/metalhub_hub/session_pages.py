@@ -39,7 +39,8 @@ def _extend(handler: Any, spawner: Any, seconds: int) -> dict[str, Any]:
         granted = platform.current().sessions.extend(spawner, seconds, handler.current_user.name)
     except lifecycle.NoExtension as error:
         raise web.HTTPError(409, str(error)) from None
-    return {"extended": granted, **platform.current().sessions.view(spawner)}
+    message = f"The session was extended by {durations.format_duration(granted)}."
+    return {"extended": granted, "message": message, **platform.current().sessions.view(spawner)}
 
 
 class SessionsAPIHandler(_Quiet, APIHandler):  # type: ignore[misc]

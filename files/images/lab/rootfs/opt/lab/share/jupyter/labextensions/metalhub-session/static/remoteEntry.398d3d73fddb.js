@@ -29,9 +29,8 @@
       let message = "The session could not be extended: the hub does not answer. Try again.", type = "error";
       try {
         const answer = await fetch(address, { method: "POST", body });
-        const said = await answer.json();
-        if (answer.ok) [message, type] = [`The session was extended by ${Math.round(said.extended / 60)} minutes.`, "success"];
-        else message = said.message;
+        message = (await answer.json()).message;
+        if (answer.ok) type = "success";
       } catch { /* as above */ }
       Notification.emit(message, type, { autoClose: 8000 });
       look();
