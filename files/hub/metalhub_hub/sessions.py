@@ -77,7 +77,6 @@ class Servers:
     def __init__(self) -> None:
         self.token = ""
         self._http: aiohttp.ClientSession | None = None
-        self._gate = asyncio.Semaphore(AT_ONCE)
         self._vscode: dict[str, bool] = {}
 
     async def close(self) -> None:
@@ -88,7 +87,7 @@ class Servers:
     async def read(self, session: str, url: str, age: bool) -> Reading | None:
         """What the server at ``url`` says of itself; None where it gives no usable answer. ``age``: also how old it is."""
         try:
-            async with self._gate, asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(PATIENCE):
                 now, kernels = await self._get(url + "api/kernels?no_track_activity=1")
                 _, terminals = await self._get(url + "api/terminals?no_track_activity=1", missing=[])
                 if session not in self._vscode:
@@ -173,7 +172,18 @@ class Sessions:
         names = {spawner.service_name for spawner in running}
         self.servers.forget(names)
         self._saved = {name: key for name, key in self._saved.items() if name in names}
-        return any(await asyncio.gather(*(self._look_at(spawner) for spawner in running)))
+        waiting = iter(running)
+
+        async def some() -> bool:
+            changed = False
+            for spawner in waiting:
+                try:
+                    changed |= await self._look_at(spawner)
+                except Exception:
+                    log.exception("The look at %s failed", spawner.service_name)
+            return changed
+
+        return any(await asyncio.gather(*(some() for _ in range(AT_ONCE))))
 
     @staticmethod
     def runs(spawner: Any) -> bool:

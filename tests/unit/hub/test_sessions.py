@@ -168,10 +168,20 @@ async def test_nonsense_is_no_idleness(world: World, session: FakeSession, says:
     assert not world.spawner.said and not view["known"] and view["does"] == "running, and not known what it does right now"
 
 
-async def test_a_session_that_hangs_delays_no_other(world: World, session: FakeSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "PATIENCE", 0.2)
+async def test_a_session_that_hangs_is_given_up_and_not_idle(world: World, session: FakeSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "PATIENCE", 0.1)
+    await world.look()
     session.answering = False
-    assert not (await world.look(100))["known"]
+    assert not (await world.look(4000))["known"]
+    assert not world.spawner.said
+
+
+async def test_one_session_that_cannot_be_looked_at_spares_the_others(world: World) -> None:
+    bad = Spawner(world.spawner.url, world.spawner.profile)
+    bad.server = None
+    world.seconds += 30
+    await world.sessions.look([bad, world.spawner])
+    assert world.spawner.life is not None and world.spawner.life.looked is not None
 
 
 async def test_vscode_counts_by_what_passes_to_its_tab(world: World, session: FakeSession) -> None:
