@@ -141,15 +141,16 @@ def begin(now: Moment, age: float = 0.0) -> Record:
 
 
 def rebase(record: Record, now: Moment) -> Record:
-    """A record of a former boot in this one's steady time. What the wall clock measured in between is not sure."""
+    """A record of a former boot in this one's steady time.
 
-    def same(moment: Moment | None) -> Moment | None:
-        return None if moment is None else now.before(elapsed(moment, now))
-
+    What the wall clock measured in between is not sure until the session confirms it. What it cannot confirm begins anew: a cell, and an
+    extension's hold.
+    """
     if record.started.boot == now.boot:
         return record
     started, active = now.before(elapsed(record.started, now)), now.before(elapsed(record.active, now))
-    return replace(record, started=started, active=active, busy=same(record.busy), held=same(record.held), sure=False)
+    busy, held = (now if moment else None for moment in (record.busy, record.held))
+    return replace(record, started=started, active=active, busy=busy, held=held, sure=False)
 
 
 def observe(record: Record, reading: Reading | None, now: Moment) -> Record:
@@ -157,14 +158,12 @@ def observe(record: Record, reading: Reading | None, now: Moment) -> Record:
     if reading is None:
         return record
     active, started, sure = record.active, record.started, record.sure
-    idle = max(0.0, reading.idle) if reading.idle is not None else None
     if reading.mark != record.mark:
-        # Something happened since the last look, when the session's clock had no say yet in what time that was.
-        since = elapsed(record.looked or record.active, now)
-        active = now.before(min(since, idle if idle is not None else 0.0))
+        # Something happened since the last look. When, only the session's clock could tell, and that one may jump.
+        active = now
     if not sure:
-        if idle is not None and idle < elapsed(active, now):
-            active = now.before(idle)
+        if reading.idle is not None and reading.idle < elapsed(active, now):
+            active = now.before(max(0.0, reading.idle))
         if reading.age is not None:
             started, sure = now.before(min(elapsed(started, now), max(0.0, reading.age))), True
         active = active if elapsed(active, now) < elapsed(started, now) else started
