@@ -58,8 +58,7 @@ def forgotten(cluster: Cluster, browser: Browser, guest: Guest, account: Account
     page.wait_for_selector(".jp-Launcher", timeout=START)
     begin = time.monotonic()
     # The tab goes on asking for files, which is no activity.
-    told = page.get_by_text("This session stops")
-    expect(told).to_be_visible(timeout=90_000)
+    expect(page.get_by_text("This session stops")).to_be_visible(timeout=90_000)
     picture(page, "lab-announced")
     page.get_by_text("Extend by 1 minute").click()
     expect(page.get_by_text("The session was extended by 1 minute.")).to_be_visible()
@@ -72,6 +71,7 @@ def forgotten(cluster: Cluster, browser: Browser, guest: Guest, account: Account
     home.goto(f"https://{cluster.domain}/hub/home")
     expect(home.locator(".mh-row").first).to_contain_text("stopped because nothing ran in it for 1 minute")
     lines = cluster.ssh(cluster.control, f"grep {IDLER} /var/lib/metalhub/hub/audit.jsonl").splitlines()
-    states = [(one["state"], one.get("cause", "")) for one in map(json.loads, lines)][-5:]
-    assert states == [("running", ""), ("warned", "idle"), ("extended", ""), ("warned", "idle"), ("stopped", "idle")], states
+    events = [(event["kind"], event["facts"].get("cause", "")) for event in map(json.loads, lines)]
+    told = [(kind.removeprefix("session."), cause) for kind, cause in events if kind.startswith("session.")][-5:]
+    assert told == [("running", ""), ("warned", "idle"), ("extended", ""), ("warned", "idle"), ("stopped", "idle")], told
     context.close()

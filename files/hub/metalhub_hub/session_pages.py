@@ -34,9 +34,9 @@ def _server(user: Any, name: str) -> Any:
     return user.spawners[name]
 
 
-def _extend(handler: Any, spawner: Any, seconds: int) -> dict[str, Any]:
+def _extend(spawner: Any, seconds: int) -> dict[str, Any]:
     try:
-        granted = platform.current().sessions.extend(spawner, seconds, handler.current_user.name)
+        granted = platform.current().sessions.extend(spawner, seconds)
     except lifecycle.NoExtension as error:
         raise web.HTTPError(409, str(error)) from None
     message = f"The session was extended by {durations.format_duration(granted)}."
@@ -69,7 +69,7 @@ class ExtendAPIHandler(_Quiet, APIHandler):  # type: ignore[misc]
                 raise ValueError('the body is not legal: give {"by": "30m"}, more than 0, or nothing')
         except ValueError as error:
             raise web.HTTPError(400, f"by: {error}") from None
-        self.finish(_extend(self, _server(self.find_user(user_name), server_name), seconds))
+        self.finish(_extend(_server(self.find_user(user_name), server_name), seconds))
 
 
 class NoticeHandler(_Quiet, BaseHandler):  # type: ignore[misc]
@@ -101,7 +101,7 @@ class NoticeHandler(_Quiet, BaseHandler):  # type: ignore[misc]
         ticket = self.get_signed_cookie(TICKET, value=self.get_argument("ticket", ""), max_age_days=1)
         if ticket is None or ticket.decode() != self._subject(spawner):
             raise web.HTTPError(403, "This page is too old; load it again.")
-        self.finish(_extend(self, spawner, lifecycle.STEP))
+        self.finish(_extend(spawner, lifecycle.STEP))
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """A sentence as JSON rather than a page."""

@@ -254,7 +254,7 @@ class Sessions:
         self._stopping.add(task)
         task.add_done_callback(self._stopping.discard)
 
-    def extend(self, spawner: Any, seconds: int, by: str) -> int:
+    def extend(self, spawner: Any, seconds: int) -> int:
         """Give a session more time. Returns the seconds that it got. Raises lifecycle.NoExtension with a sentence for the user."""
         if not self.runs(spawner):
             raise lifecycle.NoExtension("This session does not run, so there is nothing to extend.")
@@ -262,7 +262,7 @@ class Sessions:
         record, granted = lifecycle.extend(self.record(spawner, now), self.limits(spawner.profile), now, seconds)
         spawner.life = record
         spawner._save()
-        spawner._audit("extended", by=by, seconds=granted)
+        spawner._audit("extended", seconds=granted)
         return granted
 
     # For the pages and the API

@@ -43,7 +43,8 @@ class Site:
 
     def audit(self, state: str) -> list[dict[str, Any]]:
         lines = (self.hub.directory / "audit.jsonl").read_text().splitlines()
-        return [line for line in map(json.loads, lines) if line["state"] == state]
+        events = [event for event in map(json.loads, lines) if event["kind"] == f"session.{state}"]
+        return [{**event["facts"], "at": event["at"]} for event in events]
 
     def view(self, user: str) -> dict[str, Any]:
         headers = {"Authorization": f"token {READER}"}
@@ -163,7 +164,7 @@ def test_a_session_says_what_comes_next_and_a_ticket_extends_it(site: Site) -> N
     ann.post(f"{where}/ann", data={"ticket": told["ticket"]}, timeout=10)
     refused = ann.post(f"{where}/ann", data={"ticket": told["ticket"]}, timeout=10)
     assert refused.status_code == 409 and "used up" in refused.json()["message"]
-    assert site.audit("extended")[-1]["by"] == "ann"
+    assert site.audit("extended")[-1]["actor"] == "user:ann"
 
 
 @pytest.mark.parametrize("body", ['{"by": 30}', '{"by": "soon"}', '{"by": "0s"}', '{"for": "1h"}', "[1]", '"1h"', "{"])
@@ -187,17 +188,20 @@ def test_an_idle_session_is_announced_stopped_and_told_in_words(site: Site) -> N
     eventually(lambda: not hub.server("bob", "brief"), 20)
     (warned,) = [line for line in site.audit("warned") if line["server"] == "brief"]
     (ended,) = [line for line in site.audit("stopped") if line["server"] == "brief"]
-    assert (warned["cause"], ended["cause"]) == ("idle", "idle") and warned["at"] < ended["at"]
+    assert (warned["cause"], ended["cause"], ended["actor"]) == ("idle", "idle", "hub") and warned["at"] < ended["at"]
     page = html.unescape(hub.page("/home", site.cookies("bob")))
     assert "stopped because nothing ran in it for 4 seconds" in page
 
 
 def test_who_stops_a_session_knows_why(site: Site) -> None:
-    site.hub.api("POST", "/users/ann/servers/two", json={"profile": "small"})
-    eventually(lambda: (site.hub.server("ann", "two") or {}).get("ready"))
-    site.hub.api("DELETE", "/users/ann/servers/two")
-    eventually(lambda: [line for line in site.audit("stopped") if line["server"] == "two"])
-    assert [line["cause"] for line in site.audit("stopped") if line["server"] == "two"] == ["user"]
+    tokens = {"user": site.token("ann"), "admin": OPERATOR}
+    for cause, token in tokens.items():
+        site.hub.api("POST", f"/users/ann/servers/{cause}", json={"profile": "small"})
+        eventually(lambda name=cause: (site.hub.server("ann", name) or {}).get("ready"))
+        headers = {"Authorization": f"token {token}"}
+        requests.delete(f"{site.hub.url}/api/users/ann/servers/{cause}", headers=headers, timeout=10)
+        ended = eventually(lambda name=cause: [line for line in site.audit("stopped") if line["server"] == name])
+        assert [line["cause"] for line in ended] == [cause]
 
 
 def test_a_killed_hub_keeps_what_was_extended(site: Site) -> None:

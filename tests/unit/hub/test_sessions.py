@@ -199,17 +199,17 @@ async def test_vscode_counts_by_what_passes_to_its_tab(world: World, session: Fa
 async def test_extending(world: World, session: FakeSession) -> None:
     view = await world.look()
     assert view["extend"] == {"seconds": 3600, "words": "1 hour"}
-    assert world.sessions.extend(world.spawner, 3600, "ann") == 3600
+    assert world.sessions.extend(world.spawner, 3600) == 3600
     view = await world.look()
     assert view["left"] == pytest.approx(3570) and view["extend"]["words"] == "30 minutes"
-    assert world.spawner.said[-1] == {"state": "extended", "by": "ann", "seconds": 3600} and world.spawner.saved == 1
-    world.sessions.extend(world.spawner, 3600, "ann")
+    assert world.spawner.said[-1] == {"state": "extended", "seconds": 3600} and world.spawner.saved == 1
+    world.sessions.extend(world.spawner, 3600)
     assert (await world.look())["extend"] is None
     with pytest.raises(lifecycle.NoExtension, match="used up"):
-        world.sessions.extend(world.spawner, 60, "ann")
+        world.sessions.extend(world.spawner, 60)
     world.spawner.ready = False
     with pytest.raises(lifecycle.NoExtension, match="does not run"):
-        world.sessions.extend(world.spawner, 60, "ann")
+        world.sessions.extend(world.spawner, 60)
 
 
 async def test_state_is_written_when_it_changes_and_not_at_each_look(world: World, session: FakeSession) -> None:
