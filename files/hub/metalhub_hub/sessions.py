@@ -247,6 +247,7 @@ class Sessions:
                 await spawner.user.stop(spawner.name)
             except Exception:
                 log.exception("Stopping %s failed", spawner.service_name)
+                spawner.stop_reason = ""  # whoever stops it later has their own
             finally:
                 spawner._stop_future, spawner._stop_pending = None, False
 

@@ -579,22 +579,11 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
 
     async def cards(self) -> list[dict[str, Any]]:
         """The start page's profiles."""
-        return await cards(self.platform, self.groups, self.user)
+        return await cards(self.platform, self.groups)
 
 
-async def cards(host: platform.Platform, groups: set[str], user: Any = None) -> list[dict[str, Any]]:
-    """The profiles open to a member of ``groups``, with what they have and whether there is room for them now.
-
-    What the quotas of ``user`` do not allow just now is there too, with the reason. Profiles of other groups are not: their names may be
-    telling.
-    """
-    denied = ""
-    if user is not None:
-        running = sum(1 for spawner in user.spawners.values() if spawner.active)
-        try:
-            policy.check_quota(host.document, user.name, groups, running)
-        except Refused as refused:
-            denied = refused.jupyterhub_message
+async def cards(host: platform.Platform, groups: set[str]) -> list[dict[str, Any]]:
+    """The profiles open to a member of ``groups``, with what they have and whether there is room for them now."""
     try:
         snapshot = await host.cluster.snapshot(2.0)
     except EngineUnknown:
@@ -603,11 +592,11 @@ async def cards(host: platform.Platform, groups: set[str], user: Any = None) -> 
     for profile in policy.allowed_profiles(host.document, groups):
         flavor = profile.flavor
         room = snapshot.room(profile.pool, flavor) if snapshot else None
-        why, state = denied, "denied" if denied else "free"
+        why, state = "", "free"
         try:
             host.images.reference(profile.image)
         except Refused as refused:
-            why, state = why or refused.jupyterhub_message, state if denied else "none"
+            why, state = refused.jupyterhub_message, "none"
         if not why and room is None:
             why, state = "The cluster does not answer right now.", "unknown"
         elif not why and room is not None and room.places == 0:

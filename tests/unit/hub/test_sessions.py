@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -250,3 +251,18 @@ async def test_hibernating_is_left_to_what_can(world: World, session: FakeSessio
     await world.look()
     view = await world.look()
     assert view["state"] == "hibernated" and len(session.asked) == 2, "a frozen session is not asked"
+
+
+async def test_a_stop_that_fails_leaves_no_cause_and_is_tried_again(world: World, session: FakeSession) -> None:
+    async def fail(user: Any, name: str) -> None:
+        raise RuntimeError("the proxy is away")
+
+    works, world.sessions.host.proxy.delete_user = world.sessions.host.proxy.delete_user, fail
+    world.sessions.stop(world.spawner, "idle")
+    assert world.spawner.stop_reason == "idle"
+    await asyncio.gather(*world.sessions._stopping)
+    assert world.spawner.stop_reason == "" and not world.spawner.stopped
+    world.sessions.host.proxy.delete_user = works
+    world.sessions.stop(world.spawner, "max_session")
+    await asyncio.gather(*world.sessions._stopping)
+    assert world.spawner.stopped and world.spawner.stop_reason == "max_session"
