@@ -13,6 +13,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, tzinfo
+from functools import lru_cache
 
 from .durations import LEGAL as DURATION_LEGAL
 from .durations import exact_duration, parse_duration
@@ -44,6 +45,18 @@ def unit(resource: str) -> str:
 def covers(general: str, resource: str) -> bool:
     """Whether what is said of ``general`` holds for ``resource``: everything covers all, ``gpu`` covers ``gpu-a100``."""
     return general in (ALL, resource) or (general == "gpu" and resource.startswith("gpu-"))
+
+
+def gpu_resource(profile: str, model: str) -> str:
+    """The metered resource of a flavor's GPUs: ``gpu-1g.10gb`` of a MIG profile, else ``gpu-a100`` of a model, else ``gpu``.
+
+    A slice goes by its profile, since hosts of several models may have it. Raises ValueError for a model that is no name.
+    """
+    kind = profile or model
+    name = f"gpu-{kind}" if kind else "gpu"
+    if not unit(name):
+        raise ValueError(f"{kind!r} is not a model of GPUs: write it in small letters and digits, as quotas do: a100, rtx-6000")
+    return name
 
 
 @dataclass(frozen=True)
@@ -289,6 +302,7 @@ class Span:
     end: int
 
 
+@lru_cache(maxsize=64)
 def window_span(window: str, now: int, zone: tzinfo) -> Span:
     """The day, week (from Monday) or month around an instant, in a time zone; days are 23 or 25 hours long where clocks change.
 
@@ -498,6 +512,27 @@ def decide(allowance: Allowance, request: Request, usage: Usage, now: int, zone:
         again=max(ends) if ends and not lasting else None,
         cut_at=None if refusals else min(cuts, default=None),
     )
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A metered limit that what runs uses up, and the instant at which that is so, None where its window ends before."""
+
+    meter: Meter
+    cut_at: int | None
+
+
+def forecasts(
+    allowance: Allowance, running: Mapping[str, int], usage: Usage, now: int, zone: tzinfo, overrides: Collection[Override] = ()
+) -> tuple[Forecast, ...]:
+    """The metered limits that sessions run against, where ``running`` is how many of each metered resource the user holds in all."""
+    found = []
+    for meter in meters(allowance, usage, now, zone, overrides):
+        rate = sum(number for name, number in running.items() if covers(meter.resource, name))
+        if rate and meter.span is not None:
+            cuts = [now] if meter.full else list(_cut(meter, meter.span, rate, now, overrides))
+            found.append(Forecast(meter, min(cuts, default=None)))
+    return tuple(found)
 
 
 def _cut(meter: Meter, span: Span, rate: int, now: int, overrides: Collection[Override]) -> Iterator[int]:

@@ -18,6 +18,7 @@ from .config import Document
 from .engine import Engine, EngineRefused, EngineUnknown
 from .homes import Homes
 from .policy import Refused
+from .quota import Quota
 
 log = logging.getLogger("metalhub")
 
@@ -55,6 +56,14 @@ class Images:
         return reference
 
 
+def database_url(document: Document) -> str:
+    """Where the hub's database is: a file below its state unless another is given. Raises OSError."""
+    if not document.database_url_file:
+        return f"sqlite:///{document.state}/jupyterhub.sqlite"
+    with open(document.database_url_file, encoding="utf-8") as file:
+        return file.read().strip()
+
+
 class Platform:
     """One a process, made by jupyterhub_config.py."""
 
@@ -66,6 +75,7 @@ class Platform:
         self.egress = egress.Nodes(document.egress_port, self.cluster, self.engine.tls)
         self.images = Images(document.images_file)
         self.audit = Audit(f"{document.state}/audit.jsonl")
+        self.quota = Quota(self, database_url(document))
         self.proxy: Any = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -73,6 +83,7 @@ class Platform:
         """Called by the proxy, which the hub makes once its loop runs."""
         self.proxy = proxy
         self._tasks = [asyncio.ensure_future(self._sweep_for_ever()), asyncio.ensure_future(self.egress.watch())]
+        self._tasks.append(asyncio.ensure_future(self.quota.watch()))
 
     async def _sweep_for_ever(self) -> None:
         while True:

@@ -62,6 +62,9 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         self.node = ""
         self.profile_name = ""
         self.ended: dict[str, Any] | None = None
+        # Why it is being stopped, set by who does it before the stop, and a sentence for its page.
+        self.stop_reason = ""
+        self.stop_detail = ""
         self._node_id = ""
         self._starting = False
         self._stopping = False
@@ -118,8 +121,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         """Choose the profile, or refuse."""
         document = self.platform.document
         profile = policy.choose(document, self.groups, options)
-        others = sum(1 for other in self.user.spawners.values() if other is not self and other.active)
-        policy.check_quota(document, self.user.name, self.groups, others)
+        self.platform.quota.admit(self, profile)
         self.profile_name = profile.name
         self.mem_limit = profile.flavor.memory
         self.cpu_limit = profile.flavor.cpus
@@ -149,6 +151,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         self.service_name = names.service_name(home, self.name, secrets.token_hex(3))
         self.task_id = self.url = self.node = ""
         self.ended = self._doomed = None
+        self.stop_reason = self.stop_detail = ""
         self._starting, self._stopping = True, False
         self._events, begun = [], time.monotonic()
         seconds = self.platform.document.session.start_timeout
@@ -158,6 +161,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
                 return await self._start(profile, home, begun)
         except BaseException as error:
             await self._undo()
+            self.platform.quota.end(self)
             refused = self._refusal(error, profile)
             self._audit("stopped", cause=getattr(refused, "reason", "error"), detail=getattr(refused, "log_message", ""))
             self.service_name = ""
@@ -242,6 +246,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             command=[*session.command, *self.get_args()],
             avoid=avoid,
         )
+        self.platform.quota.begin(self)
         await self.platform.engine.create_service(spec)
         # Before anything else can happen: a hub that is killed now finds its session again.
         self._save()
@@ -400,9 +405,11 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             self.log.warning("The state of %s is not known: %s", self.service_name, error)
             return None
         if verdict.alive:
+            self.platform.quota.confirm(self)
             return None
         cause = "memory" if verdict.cause == "failed" and verdict.exit_code == 137 else verdict.cause
         self._end(cause, verdict.detail, verdict.exit_code)
+        self.platform.quota.end(self)
         await self._remove()
         return verdict.exit_code or (0 if cause == "exited" else 1)
 
@@ -414,6 +421,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             "cause": cause,
             "code": code,
             "profile": self.profile_name,
+            "why": self.stop_detail,
             "at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
         self._audit("stopped", cause=cause, detail=detail, node=self.node)
@@ -428,11 +436,12 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         self._stopping = True
         record, moment = self.orm_spawner, datetime.now(timezone.utc).replace(tzinfo=None)
         if not self._starting:
-            cause = stop_cause(self.profile, record.started, record.last_activity, moment)
+            cause = self.stop_reason or stop_cause(self.profile, record.started, record.last_activity, moment)
             self._end("admin" if cause == "user" and acting.other_than(self.user.name) else cause)
         await self._stop_container()
         await self._remove()
         await self._wait_for_end(12)
+        self.platform.quota.end(self)
 
     async def _stop_container(self) -> None:
         """End the session's container by its node's engine, which is faster. What does not work out is left to Swarm."""
@@ -490,6 +499,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
     def clear_state(self) -> None:
         """Forget the session. How the last one ended stays, for the page that says so."""
         super().clear_state()
+        self.platform.quota.end(self)
         self.service_name = self.task_id = self.url = self.node = self.profile_name = ""
         self._restored = False
         self._doomed = None
@@ -562,6 +572,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             limit=sizes.format_size(profile.flavor.memory) if profile else "",
             idle=durations.format_duration(profile.idle_stop) if profile else "a while",
             longest=durations.format_duration(profile.max_session) if profile else "",
+            why=self.ended.get("why", ""),
         )
 
     def way_out(self) -> str:
