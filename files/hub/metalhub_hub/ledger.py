@@ -183,7 +183,8 @@ class Ledger:
 
         def work(connection: sa.Connection) -> None:
             # The copies are told from the originals by their run until those are closed.
-            changed: dict[str, sa.ColumnElement[Any]] = {"started": sa.literal(after), "seen": sa.literal(after), "run": sa.literal(f"{self.run}+")}
+            now: sa.ColumnElement[Any] = sa.literal(after)
+            changed = {"started": now, "seen": now, "run": sa.literal(f"{self.run}+")}
             copies = sa.select(*(changed.get(name, table[name]).label(name) for name in names)).where(*held)
             connection.execute(_intervals.insert().from_select(names, copies))
             end = sa.case((table.started > before, table.started), else_=before)

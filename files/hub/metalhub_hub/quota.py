@@ -117,7 +117,7 @@ class Quota:
         self._spans: dict[str, Span] = {}
         self._closed: dict[str, dict[Key, int]] = {}
         self._granted: list[Granted] = []
-        self._stopping: set[asyncio.Task[None]] = set()
+        self._stopping: dict[str, asyncio.Task[None]] = {}
         self._looked: float | None = None
         self._hours_at = -math.inf
 
@@ -142,6 +142,10 @@ class Quota:
     def close(self) -> None:
         if "ledger" in self.__dict__:
             self.ledger.close()
+
+    def _hold(self, spawner: Any) -> Hold | None:
+        """What a session holds, as far as it is known. Raises LedgerError."""
+        return self._holds.get((spawner.user.name, spawner.name)) if self.ledger else None
 
     def _take(self, row: Held) -> None:
         """An interval that a hub before this one left open: its session counts until it is known to be gone."""
@@ -241,7 +245,13 @@ class Quota:
 
     def begin(self, spawner: Any) -> None:
         """Meter a session from now on; called before its service is made, so that nothing held is missed. Raises Refused."""
-        hold = self._holds.get((spawner.user.name, spawner.name))
+        try:
+            self._begin(spawner)
+        except LedgerError as error:
+            raise Refused(NO_LEDGER, reason="ledger", status=503, log=f"ledger: {error}") from None
+
+    def _begin(self, spawner: Any) -> None:
+        hold = self._hold(spawner)
         if hold is None:
             # A session that an older hub started, or one that was admitted before this hub was.
             profile = spawner.profile
@@ -251,10 +261,7 @@ class Quota:
             hold = Hold(spawner.user.name, spawner.name, profile.name, groups, profile.flavor.memory, resources(profile))
         now, stale = self.clock.now(), hold.session
         rows = self._rows(replace(hold, session=spawner.service_name), {SESSION: 1, **hold.running}, now)
-        try:
-            self.ledger.begin(rows, stale, now)
-        except LedgerError as error:
-            raise Refused(NO_LEDGER, reason="ledger", status=503, log=f"ledger: {error}") from None
+        self.ledger.begin(rows, stale, now)
         self._forget_rows(hold, now)
         hold.session, hold.rows = spawner.service_name, {row.resource: row for row in rows}
         self._holds[hold.user, hold.server] = hold
@@ -276,20 +283,26 @@ class Quota:
 
     def confirm(self, spawner: Any) -> None:
         """A session is known to run. One that a hub before this one left goes on, and the time in between counts."""
-        hold = self._holds.get((spawner.user.name, spawner.name))
         try:
+            hold = self._hold(spawner)
             if hold is None or hold.session != spawner.service_name:
-                self.begin(spawner)
+                self._begin(spawner)
             elif not all(row.sure for row in hold.rows.values()):
                 self.ledger.adopt(hold.session, self.clock.now())
                 hold.rows = {name: replace(row, sure=True) for name, row in hold.rows.items()}
-        except (LedgerError, Refused) as error:
+        except LedgerError as error:
             log.error("The ledger does not take that %s runs; it is tried again: %s", spawner.service_name, error)
 
     def end(self, spawner: Any) -> None:
         """A session holds nothing any more, whether it had begun or was only admitted."""
+        try:
+            hold = self._hold(spawner)
+        except LedgerError as error:
+            # What is open there is closed when it can be read, as that of a hub before this one.
+            log.error("The ledger does not answer: %s", error)
+            return
         key = (spawner.user.name, spawner.name)
-        hold = self._holds.pop(key, None)
+        self._holds.pop(key, None)
         self._standings.pop(key, None)
         if hold and hold.session:
             self._end(hold, self.clock.now())
@@ -310,7 +323,7 @@ class Quota:
 
     def pause(self, spawner: Any) -> None:
         """A session is hibernated: until it wakes only its GPUs cost, which nobody else gets. Raises LedgerError."""
-        hold = self._holds.get((spawner.user.name, spawner.name))
+        hold = self._hold(spawner)
         if hold and "cpu" in hold.rows:
             now = self.clock.now()
             self.ledger.end(hold.session, now, ["cpu"])
@@ -318,7 +331,7 @@ class Quota:
 
     def resume(self, spawner: Any) -> None:
         """A hibernated session is awake. Raises LedgerError."""
-        hold = self._holds.get((spawner.user.name, spawner.name))
+        hold = self._hold(spawner)
         if hold and hold.session and "cpu" not in hold.rows:
             rows = self._rows(hold, {"cpu": hold.running["cpu"]}, self.clock.now())
             self.ledger.begin(rows)
@@ -426,10 +439,11 @@ class Quota:
     def _cut(self, spawner: Any, hold: Hold, standing: Standing) -> None:
         if spawner is None or spawner.pending or spawner.service_name != hold.session or standing.forecast is None:
             return
+        if hold.session in self._stopping:
+            return
         spawner.stop_detail = standing.forecast.meter.sentence
-        task = asyncio.ensure_future(stop_session(spawner, "quota"))
-        self._stopping.add(task)
-        task.add_done_callback(self._stopping.discard)
+        task = self._stopping[hold.session] = asyncio.ensure_future(stop_session(spawner, "quota"))
+        task.add_done_callback(lambda _: self._stopping.pop(hold.session))
 
     def _count_hours(self, now: int) -> None:
         span = window_span("month", now, self.zone)
