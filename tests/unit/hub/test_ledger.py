@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import os
 import random
@@ -9,10 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timezone
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -137,42 +137,39 @@ def test_tables_of_a_newer_release_are_refused_in_words(url: str, book: Ledger) 
         Ledger(url, "two").create()
 
 
-class Killed(BaseException):
-    """The process ends here."""
-
-
+EVENTS = ("before_cursor_execute", "after_cursor_execute", "commit")
 FULL = {("a", "gpu-a100"): 45, ("a", "cpu"): 42, ("b", "cpu"): 40}
 
 
-def life(book: Ledger, sure: dict[tuple[str, str], int]) -> None:
-    """A hub's day: two sessions, heartbeats, one hibernates, the clock is set, both end. ``sure``: the seconds that must be there already."""
+def life(book: Ledger, tell: Callable[[dict[tuple[str, str], int]], None]) -> None:
+    """A hub's day: two sessions, heartbeats, one hibernates, the clock is set, both end. ``tell`` hears the seconds that must be there from now on."""
     gpu, cpu, other = FULL
     book.create()
     book.begin([held("a"), held("a", "gpu-a100", count=1)])
     book.beat(NOON + 10)
-    sure |= {gpu: 10, cpu: 10}
+    tell({gpu: 10, cpu: 10})
     book.begin([held("b", start=NOON + 10)], "a-before", NOON + 10)
     book.beat(NOON + 20)
-    sure |= {gpu: 20, cpu: 20, other: 10}
+    tell({gpu: 20, cpu: 20, other: 10})
     book.end("a", NOON + 25, ["cpu"])
-    sure[cpu] = 25
+    tell({cpu: 25})
     book.begin([held("a", start=NOON + 28)])
     book.shift(NOON + 30, NOON + 3630)
-    sure |= {gpu: 30, cpu: 27, other: 20}
+    tell({gpu: 30, cpu: 27, other: 20})
     book.beat(NOON + 3640)
-    sure |= {gpu: 40, cpu: 37, other: 30}
+    tell({gpu: 40, cpu: 37, other: 30})
     book.end("a", NOON + 3645)
-    sure |= {gpu: 45, cpu: 42}
+    tell({gpu: 45, cpu: 42})
     book.end("b", NOON + 3650)
-    sure[other] = 40
+    tell({other: 40})
 
 
 def statements() -> int:
     counter = itertools.count()
     book = Ledger("sqlite://", "one")
-    for name in ("before_cursor_execute", "after_cursor_execute", "commit"):
+    for name in EVENTS:
         sa.event.listen(book.engine, name, lambda *_, **__: next(counter))
-    life(book, {})
+    life(book, lambda _: None)
     book.close()
     return next(counter)
 
@@ -196,30 +193,36 @@ def check_after(url: str, sure: dict[tuple[str, str], int]) -> None:
     after.close()
 
 
+def killed_at(url: str, fatal: int) -> dict[tuple[str, str], int]:
+    """Live in a process of its own, which ends without a word at one of its events. Returns what it had said by then."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        book, counter = Ledger(url, "one"), itertools.count()
+
+        def strike(*_: object, **__: object) -> None:
+            if next(counter) == fatal:
+                os._exit(9)
+
+        for name in EVENTS:
+            sa.event.listen(book.engine, name, strike)
+        try:
+            life(book, lambda known: os.write(writing, repr(known).encode() + b"\n"))
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading, encoding="ascii") as pipe:
+        said = [ast.literal_eval(line) for line in pipe]
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    return {key: value for known in said for key, value in known.items()}
+
+
 def test_a_hub_killed_at_every_statement_loses_and_doubles_nothing(tmp_path: Path) -> None:
     number = statements()
     assert number > 40
     for fatal in range(number):
         url = f"sqlite:///{tmp_path}/{fatal}.sqlite"
-        book, counter, sure, connections = Ledger(url, "one"), itertools.count(), {}, list[Any]()
-        sa.event.listen(book.engine, "connect", lambda raw, _, connections=connections: connections.append(raw))
-
-        def strike(*_: object, counter: itertools.count[int] = counter, fatal: int = fatal, **__: object) -> None:
-            if next(counter) == fatal:
-                raise Killed
-
-        with book.engine.connect() as connection:
-            connection.execute(sa.text("pragma synchronous=off"))
-        for name in ("before_cursor_execute", "after_cursor_execute", "commit"):
-            sa.event.listen(book.engine, name, strike)
-        with pytest.raises(Killed):
-            life(book, sure)
-        for name in ("before_cursor_execute", "after_cursor_execute", "commit"):
-            sa.event.remove(book.engine, name, strike)
-        for raw in connections:
-            raw.rollback()  # what the next process does that opens the file
-            raw.close()
-        check_after(url, sure)
+        check_after(url, killed_at(url, fatal))
 
 
 SCRIPT = f"""

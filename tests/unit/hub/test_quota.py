@@ -145,9 +145,9 @@ def test_a_start_over_a_limit_is_refused_in_words(
 def test_what_others_or_another_period_hold_is_no_reason(make: Callable[..., Site]) -> None:
     site = make("gpu-a100=1h/day")
     site.start("bob", profile="whole")
-    site.run(2000)
+    site.run(1700)
     site.start("ann", profile="slice")
-    assert site.used("gpu", "bob") == 4000
+    assert site.used("gpu", "bob") == 3400
 
 
 async def test_50_starts_at_once_against_a_limit_of_3(tmp_path: Path, engine: FakeEngine, session: FakeSession) -> None:
