@@ -16,10 +16,13 @@ from typing import Any
 from .durations import parse_duration
 from .egress import BUILT_IN, compile_policy, parse_subnet, problems
 from .names import mig_resource
-from .quotas import QuotaError, parse_quota
+from .quotas import QuotaError, covers, gpu_resource, parse_quota
 from .sandboxes import SANDBOXES, gpu_refusal
+from .showback import rate_faults
 from .sizes import format_size, parse_size
 from .specs import Fault, Spec, check_options, check_value, listed, nearest
+from .zones import LEGAL as ZONE_LEGAL
+from .zones import read_zone
 
 # Set by the platform while it runs, not by an operator.
 RUNTIME_VARIABLES = frozenset(["metalhub_host"])
@@ -46,7 +49,7 @@ DISK_WARNING = 5 * 2**30
 
 _TEXT: Spec = {"type": "str"}
 _NEEDED_TEXT: Spec = {"type": "str", "required": True}
-_GPU: Mapping[str, Spec] = {"profile": _TEXT, "count": {"type": "int"}}
+_GPU: Mapping[str, Spec] = {"profile": _TEXT, "model": _TEXT, "count": {"type": "int"}}
 POOL: Mapping[str, Spec] = {"sandbox": {**_NEEDED_TEXT, "choices": SANDBOXES}, "title": _TEXT, "description": _TEXT}
 FLAVOR: Mapping[str, Spec] = {
     "title": _TEXT,
@@ -183,6 +186,9 @@ def check_site(site: Site) -> list[Problem]:
         _check_profiles,
         _check_egress,
         _check_quotas,
+        _check_time_zone,
+        _check_rates,
+        _check_notice,
         _check_facts,
     )
     problems = [*site.findings, *(problem for check in checks for problem in check(site))]
@@ -368,6 +374,12 @@ def _check_flavors(site: Site) -> Iterator[Problem]:
             count = gpu.get("count", 1)
             if isinstance(count, int) and not isinstance(count, bool) and count < 1:
                 yield Problem(f"metalhub_flavors.{name}.gpu.count", count, None, "A GPU flavor has at least one.", "1 or more")
+            if isinstance(gpu.get("model"), str):
+                try:
+                    gpu_resource("", str(gpu["model"]))
+                except ValueError:
+                    path, legal = f"metalhub_flavors.{name}.gpu.model", "small letters and digits: a100, rtx-6000"
+                    yield Problem(path, gpu["model"], None, "This is not a model as quotas name it.", legal)
             if isinstance(gpu.get("profile"), str):
                 try:
                     mig_resource(str(gpu["profile"]))
@@ -606,6 +618,55 @@ def _check_quotas(site: Site) -> Iterator[Problem]:
         grants = value.get(kind)
         for name, text in grants.items() if isinstance(grants, Mapping) else ():
             yield from map(_of_site, quota_faults(f"metalhub_quotas.{kind}.{name}", text))
+    yield from _check_idle_quotas(site, value)
+
+
+def _check_idle_quotas(site: Site, value: Mapping[str, object]) -> Iterator[Problem]:
+    """Limits of kinds of GPUs that no flavor gives: nothing would ever count against them."""
+    given = set()
+    for flavor in site.table("metalhub_flavors").values():
+        gpu = flavor.get("gpu")
+        if isinstance(gpu, Mapping):
+            try:
+                given.add(gpu_resource(str(gpu.get("profile") or ""), str(gpu.get("model") or "")))
+            except ValueError:
+                return  # reported with the flavor
+    texts = {"default": value.get("default")}
+    for kind in ("groups", "users"):
+        grants = value.get(kind)
+        texts |= {f"{kind}.{name}": text for name, text in grants.items()} if isinstance(grants, Mapping) else {}
+    for place, text in texts.items():
+        try:
+            quota = parse_quota(text)
+        except QuotaError:
+            continue
+        for name in sorted({*(limit.resource for limit in quota.limits), *quota.deny}):
+            if name.startswith("gpu-") and not any(covers(name, other) for other in given):
+                message = f"No flavor gives {name}, so nothing counts against it."
+                legal = f"{listed(sorted(given)) or 'a flavor with a gpu'}; a flavor's gpu may name its model"
+                yield Problem(f"metalhub_quotas.{place}", name, None, message, legal, warning=True)
+
+
+def _check_time_zone(site: Site) -> Iterator[Problem]:
+    name = site.variable("metalhub_time_zone")
+    if isinstance(name, str):
+        try:
+            read_zone(name)
+        except ValueError as error:
+            yield Problem("metalhub_time_zone", name, None, str(error), ZONE_LEGAL)
+
+
+def _check_rates(site: Site) -> Iterator[Problem]:
+    value = site.variable("metalhub_rates")
+    if isinstance(value, Mapping):
+        for key, price, message, legal in rate_faults(value):
+            yield Problem(f"metalhub_rates.{key}" if key else "metalhub_rates", price, None, message, legal)
+
+
+def _check_notice(site: Site) -> Iterator[Problem]:
+    value = site.variable("metalhub_quota_notice")
+    if isinstance(value, str):
+        yield from map(_of_site, check_value("metalhub_quota_notice", value, {"type": "duration"}))
 
 
 def _check_facts(site: Site) -> Iterator[Problem]:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, tzinfo
+from functools import lru_cache
 
 from .durations import LEGAL as DURATION_LEGAL
 from .durations import exact_duration, parse_duration
@@ -44,6 +45,18 @@ def unit(resource: str) -> str:
 def covers(general: str, resource: str) -> bool:
     """Whether what is said of ``general`` holds for ``resource``: everything covers all, ``gpu`` covers ``gpu-a100``."""
     return general in (ALL, resource) or (general == "gpu" and resource.startswith("gpu-"))
+
+
+def gpu_resource(profile: str, model: str) -> str:
+    """The metered resource of a flavor's GPUs: ``gpu-1g.10gb`` of a MIG profile, else ``gpu-a100`` of a model, else ``gpu``.
+
+    A slice goes by its profile, since hosts of several models may have it. Raises ValueError for a model that is no name.
+    """
+    kind = profile or model
+    name = f"gpu-{kind}" if kind else "gpu"
+    if not unit(name):
+        raise ValueError(f"{kind!r} is not a model of GPUs: write it in small letters and digits, as quotas do: a100, rtx-6000")
+    return name
 
 
 @dataclass(frozen=True)
@@ -289,6 +302,7 @@ class Span:
     end: int
 
 
+@lru_cache(maxsize=64)
 def window_span(window: str, now: int, zone: tzinfo) -> Span:
     """The day, week (from Monday) or month around an instant, in a time zone; days are 23 or 25 hours long where clocks change.
 
@@ -400,7 +414,12 @@ class Meter:
     extra: int
     source: str
     span: Span | None
-    sentence: str
+    zone: tzinfo
+
+    @property
+    def sentence(self) -> str:
+        """What is used, what is left, whose limit it is, and when a used-up one begins anew."""
+        return _sentence(self)
 
     @property
     def left(self) -> int:
@@ -425,8 +444,7 @@ def meters(allowance: Allowance, usage: Usage, now: int, zone: tzinfo, overrides
         extra = sum(o.extra for o in overrides if o.resource == bound.resource and now < o.until)
         used, limit = usage.of(bound.resource, bound.window), bound.amount + extra
         span = window_span(bound.window, now, zone) if bound.window else None
-        sentence = _sentence(bound, used, limit, extra, span, zone)
-        found.append(Meter(bound.resource, bound.window, used, limit, extra, bound.source, span, sentence))
+        found.append(Meter(bound.resource, bound.window, used, limit, extra, bound.source, span, zone))
     return tuple(found)
 
 
@@ -500,6 +518,29 @@ def decide(allowance: Allowance, request: Request, usage: Usage, now: int, zone:
     )
 
 
+@dataclass(frozen=True)
+class Forecast:
+    """A metered limit that what runs uses up, and the instant at which that is so, None where its window ends before."""
+
+    meter: Meter
+    cut_at: int | None
+
+
+def forecasts(
+    allowance: Allowance, running: Mapping[str, int], usage: Usage, now: int, zone: tzinfo, overrides: Collection[Override] = ()
+) -> tuple[Forecast, ...]:
+    """The metered limits that sessions run against, where ``running`` is how many of each metered resource the user holds in all."""
+    found = []
+    # A look at all sessions comes by here for each user: what is of no concern is not computed.
+    bounds = tuple(b for b in allowance.bounds if b.window and any(covers(b.resource, name) for name in running))
+    for meter in meters(Allowance(bounds), usage, now, zone, overrides):
+        rate = sum(number for name, number in running.items() if covers(meter.resource, name))
+        if rate and meter.span is not None:
+            cuts = [now] if meter.full else list(_cut(meter, meter.span, rate, now, overrides))
+            found.append(Forecast(meter, min(cuts, default=None)))
+    return tuple(found)
+
+
 def _cut(meter: Meter, span: Span, rate: int, now: int, overrides: Collection[Override]) -> Iterator[int]:
     """When a limit is used up within its window; each override that ends before takes its part of the limit with it."""
     own = [o for o in overrides if o.resource == meter.resource and now < o.until]
@@ -540,15 +581,15 @@ def _spell(seconds: int) -> str:
     return " ".join(f"{n} {word}{'' if n == 1 else 's'}" for n, word in numbers if n) or "0 seconds"
 
 
-def _sentence(bound: Bound, used: int, limit: int, extra: int, span: Span | None, zone: tzinfo) -> str:
-    """What is used, what is left, whose limit it is, and when a used-up one begins anew."""
-    whose = _whose(bound.source) + (f" and {_spell(extra)} from an administrator" if extra else "")
-    if span is None:
-        show = format_size if unit(bound.resource) == "bytes" else str
-        what = "" if bound.resource == "sessions" else f" of {bound.resource}"
-        noun = " sessions" if bound.resource == "sessions" else ""
+def _sentence(meter: Meter) -> str:
+    used, limit = meter.used, meter.limit
+    whose = _whose(meter.source) + (f" and {_spell(meter.extra)} from an administrator" if meter.extra else "")
+    if meter.span is None:
+        show = format_size if unit(meter.resource) == "bytes" else str
+        what = "" if meter.resource == "sessions" else f" of {meter.resource}"
+        noun = " sessions" if meter.resource == "sessions" else ""
         return f"You use {show(used)} of {show(limit)}{noun}{what} ({whose}); {show(max(0, limit - used))} left."
-    head = f"You have used {_spell(used)} of {_spell(limit)} of {bound.resource} {_NOW[bound.window]} ({whose})"
+    head = f"You have used {_spell(used)} of {_spell(limit)} of {meter.resource} {_NOW[meter.window]} ({whose})"
     if used < limit:
         return f"{head}; {_spell(limit - used)} left."
-    return f"{head}; it begins anew on {datetime.fromtimestamp(span.end, zone):%Y-%m-%d at %H:%M}."
+    return f"{head}; it begins anew on {datetime.fromtimestamp(meter.span.end, meter.zone):%Y-%m-%d at %H:%M}."

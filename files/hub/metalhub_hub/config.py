@@ -8,14 +8,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import tzinfo
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 import yaml
 
-from .core import durations, names, quotas, sandboxes, sizes
+from .core import durations, names, quotas, sandboxes, showback, sizes, zones
 from .core.quotas import Quota, Quotas
+from .core.showback import Rates
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?", re.ASCII)
@@ -31,11 +33,12 @@ class DocumentError(Exception):
 
 @dataclass(frozen=True)
 class Gpu:
-    """GPUs of a flavor: ``resource`` is the Swarm generic resource, ``profile`` a MIG profile or empty."""
+    """GPUs of a flavor: ``resource`` is the Swarm generic resource, ``profile`` a MIG profile or empty, ``model`` for quotas."""
 
     resource: str
     count: int
     profile: str = ""
+    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -197,6 +200,9 @@ class Document:
     egress_port: int
     profiles: Mapping[str, Profile]
     quotas: Quotas
+    quota_notice: int
+    time_zone: tzinfo
+    rates: Rates
     groups: Mapping[str, frozenset[str]]
 
 
@@ -299,20 +305,6 @@ class _Reader:
             self.problems.append(f"{self.where(str(key))}: is not known here (known: {known or 'nothing'})")
 
 
-def parse_quota(text: object) -> Quota:
-    """A quota such as ``sessions=2, workspace=100G``. Raises ValueError for a limit this release does not enforce."""
-    legal = "write sessions=<number> or workspace=<size>"
-    try:
-        quota = quotas.parse_quota(text)
-    except quotas.QuotaError as error:
-        raise ValueError(f"{error.problems[0].part!r} is not a quota: {legal}") from None
-    enforced = {each for each in quota.limits if each.resource in ("sessions", "workspace") and each.amount is not None}
-    rest = Quota(quota.limits - enforced, quota.deny)
-    if rest != Quota():
-        raise ValueError(f"{quotas.format_quota(rest)!r} is not a quota: {legal}")
-    return quota
-
-
 def _flavor(name: str, data: Any, problems: list[str]) -> Flavor:
     reader = _Reader(data, f"flavors.{name}", problems)
     cpus = reader.number("cpus", least=0.1, whole=False)
@@ -327,7 +319,12 @@ def _flavor(name: str, data: Any, problems: list[str]) -> Flavor:
                 resource = names.mig_resource(profile)
             except ValueError as error:
                 problems.append(f"flavors.{name}.gpu.profile: {error}")
-        gpu = Gpu(resource, count, profile)
+        model = part.text("model", "")
+        try:
+            quotas.gpu_resource("", model)
+        except ValueError as error:
+            problems.append(f"flavors.{name}.gpu.model: {error}")
+        gpu = Gpu(resource, count, profile, model)
         part.end()
     reader.end()
     return Flavor(name, float(cpus), memory, gpu)
@@ -390,19 +387,36 @@ def _quotas(reader: _Reader) -> Quotas:
         found = {str(key): Quota() for key in part.data}
         for key, value in part.data.items():
             try:
-                found[str(key)] = parse_quota(value)
+                found[str(key)] = quotas.parse_quota(value)
             except ValueError as error:
                 part.problems.append(f"{part.where(str(key))}: {error}")
         return found
 
     try:
-        default = parse_quota(reader.raw("default", ""))
+        default = quotas.parse_quota(reader.raw("default", ""))
     except ValueError as error:
         reader.problems.append(f"{reader.where('default')}: {error}")
         default = Quota()
     grants = Quotas(default, parse_all(reader.part("groups", {})), parse_all(reader.part("users", {})))
     reader.end()
     return grants
+
+
+def _time_zone(reader: _Reader) -> tzinfo:
+    name = reader.raw("time_zone", "UTC")
+    try:
+        return zones.read_zone(name)
+    except ValueError as error:
+        reader.problems.append(f"{reader.where('time_zone')}: {name!r} is not legal: {error} Legal: {zones.LEGAL}")
+        return zones.read_zone("UTC")
+
+
+def _rates(reader: _Reader) -> Rates:
+    value = reader.raw("rates", {})
+    faults = showback.rate_faults(value)
+    for key, price, message, legal in faults:
+        reader.problems.append(f"{'.'.join(filter(None, (reader.where('rates'), key)))}: {price!r} is not legal: {message} Legal: {legal}")
+    return Rates() if faults else showback.read_rates(value)
 
 
 def _auth(reader: _Reader) -> Auth:
@@ -575,6 +589,9 @@ def parse(data: Any) -> Document:
         egress_port=egress_port,
         profiles=profiles,
         quotas=_quotas(top.part("quotas", {})),
+        quota_notice=top.parsed("quota_notice", durations.parse_duration, "5m"),
+        time_zone=_time_zone(top),
+        rates=_rates(top),
         groups=groups,
     )
     top.end()

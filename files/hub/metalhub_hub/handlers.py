@@ -10,7 +10,7 @@ from jupyterhub.handlers import BaseHandler
 from jupyterhub.scopes import needs_scope
 from tornado import web
 
-from . import egress, nodes, platform, session_pages, spawner
+from . import egress, nodes, platform, session_pages, spawner, usage
 from .core.egress_report import plain
 from .engine import EngineUnknown
 
@@ -26,7 +26,7 @@ class RoomHandler(BaseHandler):  # type: ignore[misc]
     @web.authenticated
     async def get(self) -> None:
         groups = {group.name for group in self.current_user.groups}
-        found = await spawner.cards(platform.current(), groups)
+        found = await spawner.cards(platform.current(), groups, self.current_user.name)
         self.set_header("Cache-Control", "no-store")
         self.finish({card["name"]: {key: card[key] for key in ("places", "state", "why", "gpu")} for card in found})
 
@@ -104,5 +104,6 @@ HANDLERS = [
     (r"/metalhub/egress", EgressHandler),
     (r"/metalhub/api/egress", EgressAPIHandler),
     (r"/metalhub/api/nodes", NodesAPIHandler),
+    *usage.HANDLERS,
     (r"/metalhub/static/(.*)", web.StaticFileHandler, {"path": str(STATIC)}),
 ]

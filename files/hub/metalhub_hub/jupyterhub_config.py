@@ -13,15 +13,12 @@ document_file = os.environ.get("METALHUB_HUB_CONFIG", "/etc/metalhub/hub.yml")
 document = config.load(document_file)
 audit_hooks.install(platform.use(platform.Platform(document)), c, Path(document_file))
 package = Path(config.__file__).parent
-state = Path(document.state)
 
 c.JupyterHub.bind_url = c.JupyterHub.public_url = document.public_url
 c.JupyterHub.hub_bind_url = document.listen
 c.JupyterHub.hub_connect_url = document.connect_url
 c.JupyterHub.cookie_secret_file = document.cookie_secret_file
-c.JupyterHub.db_url = (
-    auth.secret(document.database_url_file) if document.database_url_file else f"sqlite:///{state}/jupyterhub.sqlite"
-)
+c.JupyterHub.db_url = platform.database_url(document)
 if document.public_url.startswith("https:"):
     c.JupyterHub.tornado_settings["cookie_options"] = {"secure": True}
 # Sessions outlive the hub and its proxy.

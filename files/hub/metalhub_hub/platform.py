@@ -18,6 +18,7 @@ from .config import Document
 from .engine import Engine, EngineRefused, EngineUnknown
 from .homes import Homes
 from .policy import Refused
+from .quota import Quota
 from .sessions import Sessions
 
 log = logging.getLogger("metalhub")
@@ -56,6 +57,14 @@ class Images:
         return reference
 
 
+def database_url(document: Document) -> str:
+    """Where the hub's database is: a file below its state unless another is given. Raises OSError."""
+    if not document.database_url_file:
+        return f"sqlite:///{document.state}/jupyterhub.sqlite"
+    with open(document.database_url_file, encoding="utf-8") as file:
+        return file.read().strip()
+
+
 class Platform:
     """One a process, made by jupyterhub_config.py."""
 
@@ -68,6 +77,7 @@ class Platform:
         self.images = Images(document.images_file)
         self.audit = Audit(f"{document.state}/audit.jsonl")
         self.sessions = Sessions(self)
+        self.quota = Quota(self, database_url(document))
         self.proxy: Any = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -76,6 +86,7 @@ class Platform:
         self.proxy = proxy
         self._tasks = [asyncio.ensure_future(self._sweep_for_ever()), asyncio.ensure_future(self.egress.watch())]
         self._tasks.append(asyncio.ensure_future(self.sessions.watch()))
+        self._tasks.append(asyncio.ensure_future(self.quota.watch()))
 
     async def _sweep_for_ever(self) -> None:
         while True:

@@ -48,16 +48,6 @@ def choose(document: Document, groups: Collection[str], options: Mapping[str, An
     raise Refused(f"There is no profile {str(wanted)[:64]!r} for you; there is {names}.", reason="profile", status=403)
 
 
-def check_quota(document: Document, user: str, groups: Collection[str], running: int) -> None:
-    """Refuse another session to somebody who has all of theirs. ``running`` counts the others."""
-    limit = document.quotas.of(user, set(groups), "sessions")
-    if limit is not None and running >= limit:
-        have = "1 session" if running == 1 else f"{running} sessions"
-        raise Refused(
-            f"You already have {have} and your limit is {limit}: stop one of them first.", reason="quota", status=403
-        )
-
-
 def home_size(document: Document, user: str, groups: Collection[str]) -> int:
     """The size limit of somebody's home in bytes."""
     return document.quotas.of(user, set(groups), "workspace") or document.session.home_size
@@ -120,6 +110,7 @@ ENDINGS = {
     "Your home is intact; what was in memory is lost. {larger}, or hold less data at a time.",
     "idle": "Your session was stopped because nothing ran in it for {idle}. Your home is intact.",
     "max_session": "Your session was stopped because it reached its longest time, {longest}. Your home is intact.",
+    "quota": "Your session was stopped because your quota is used up. {why} Your home is intact; what was in memory is lost.",
     "exited": "Your session ended: it was shut down from inside, or its machine was restarted. Your home is intact.",
     "failed": "Your session ended unexpectedly ({code}). Your home is intact; what was in memory is lost.",
     "rejected": "The machine could not run your session. Your home is intact.",

@@ -306,6 +306,7 @@ class Sessions:
             "extend": {"seconds": step, "words": durations.format_duration(step)} if step else None,
             "does": does(running),
             "because": BECAUSE.get((running.next, running.why), ""),
+            "notices": self.host.quota.warnings(spawner.user.name, spawner.name),
         }
 
 

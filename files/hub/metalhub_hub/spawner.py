@@ -20,10 +20,11 @@ from jupyterhub.spawner import Spawner
 from sqlalchemy.orm import object_session
 from traitlets import default
 
-from . import acting, cluster, platform, policy, service
+from . import acting, cluster, platform, policy, service, usage
 from .config import Profile
 from .core import durations, lifecycle, names, sizes
 from .engine import EngineRefused, EngineUnknown
+from .ledger import LedgerError
 from .policy import Refused
 
 NO_ANSWER = "The cluster does not answer right now, so nothing was started; try again in a minute."
@@ -53,8 +54,9 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         self.node = ""
         self.profile_name = ""
         self.ended: dict[str, Any] | None = None
-        # Why it is being stopped, set by who does it before the stop; empty: its user wants it.
+        # Why it is being stopped, set by who does it before the stop (empty: its user wants it), and a sentence for its page.
         self.stop_reason = ""
+        self.stop_detail = ""
         self.life: lifecycle.Record | None = None
         self._node_id = ""
         self._starting = False
@@ -112,8 +114,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         """Choose the profile, or refuse."""
         document = self.platform.document
         profile = policy.choose(document, self.groups, options)
-        others = sum(1 for other in self.user.spawners.values() if other is not self and other.active)
-        policy.check_quota(document, self.user.name, self.groups, others)
+        self.platform.quota.admit(self, profile)
         self.profile_name = profile.name
         self.mem_limit = profile.flavor.memory
         self.cpu_limit = profile.flavor.cpus
@@ -143,7 +144,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         self.service_name = names.service_name(home, self.name, secrets.token_hex(3))
         self.task_id = self.url = self.node = ""
         self.ended = self._doomed = None
-        self.stop_reason = ""
+        self.stop_reason = self.stop_detail = ""
         self._starting, self._stopping = True, False
         self._events, begun = [], time.monotonic()
         seconds = self.platform.document.session.start_timeout
@@ -153,6 +154,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
                 return await self._start(profile, home, begun)
         except BaseException as error:
             await self._undo()
+            self.platform.quota.end(self)
             refused = self._refusal(error, profile)
             self._audit("stopped", cause=getattr(refused, "reason", "error"), detail=getattr(refused, "log_message", ""))
             self.service_name = ""
@@ -237,6 +239,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             command=[*session.command, *self.get_args()],
             avoid=avoid,
         )
+        self.platform.quota.begin(self)
         await self.platform.engine.create_service(spec)
         # Before anything else can happen: a hub that is killed now finds its session again.
         self._save()
@@ -395,9 +398,11 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             self.log.warning("The state of %s is not known: %s", self.service_name, error)
             return None
         if verdict.alive:
+            self.platform.quota.confirm(self)
             return None
         cause = "memory" if verdict.cause == "failed" and verdict.exit_code == 137 else verdict.cause
         self._end(cause, verdict.detail, verdict.exit_code)
+        self.platform.quota.end(self)
         await self._remove()
         return verdict.exit_code or (0 if cause == "exited" else 1)
 
@@ -409,6 +414,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             "cause": cause,
             "code": code,
             "profile": self.profile_name,
+            "why": self.stop_detail,
             "at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
         self._audit("stopped", cause=cause, detail=detail, node=self.node)
@@ -426,6 +432,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         await self._stop_container()
         await self._remove()
         await self._wait_for_end(12)
+        self.platform.quota.end(self)
 
     async def _stop_container(self) -> None:
         """End the session's container by its node's engine, which is faster. What does not work out is left to Swarm."""
@@ -484,6 +491,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
     def clear_state(self) -> None:
         """Forget the session. How the last one ended stays, for the page that says so."""
         super().clear_state()
+        self.platform.quota.end(self)
         self.service_name = self.task_id = self.url = self.node = self.profile_name = ""
         self._restored = False
         self._doomed = self.life = None
@@ -568,6 +576,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             limit=sizes.format_size(profile.flavor.memory) if profile else "",
             idle=durations.format_duration(profile.idle_stop) if profile else "a while",
             longest=durations.format_duration(profile.max_session) if profile else "",
+            why=self.ended.get("why", ""),
         )
 
     def way_out(self) -> str:
@@ -577,13 +586,30 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             return ""
         return self.platform.egress.way_out(self.node, profile.egress, self.platform.document.egress[profile.egress])
 
+    def usage(self) -> dict[str, Any]:
+        """What its user is told of quotas: sentences of what runs out, and the limits with what is used of them."""
+        quota = self.platform.quota
+        try:
+            return {"notices": quota.notices(self.user.name), "bars": usage.bars(quota.meters(self.user.name, self.groups))}
+        except LedgerError as error:
+            self.log.error("The ledger does not answer: %s", error)
+            return {"notices": [], "bars": []}
+
     async def cards(self) -> list[dict[str, Any]]:
         """The start page's profiles."""
-        return await cards(self.platform, self.groups)
+        return await cards(self.platform, self.groups, self.user.name, self.name)
 
 
-async def cards(host: platform.Platform, groups: set[str]) -> list[dict[str, Any]]:
-    """The profiles open to a member of ``groups``, with what they have and whether there is room for them now."""
+def _over_quota(host: platform.Platform, user: str, server: str, groups: set[str], profile: Profile) -> str:
+    """Why a user's quota has no place for a session of a profile; empty where it has, or nobody can tell."""
+    try:
+        return " ".join(host.quota.refusals(user, server, groups, profile)) if user else ""
+    except LedgerError:
+        return ""
+
+
+async def cards(host: platform.Platform, groups: set[str], user: str = "", server: str = "") -> list[dict[str, Any]]:
+    """The profiles open to a member of ``groups``, with what they have and whether there is room for them and quota left now."""
     try:
         snapshot = await host.cluster.snapshot(2.0)
     except EngineUnknown:
@@ -601,6 +627,8 @@ async def cards(host: platform.Platform, groups: set[str]) -> list[dict[str, Any
             why, state = "The cluster does not answer right now.", "unknown"
         elif not why and room is not None and room.places == 0:
             why, state = policy.no_room(profile, room).jupyterhub_message, "none"
+        if not why and (refusal := _over_quota(host, user, server, groups, profile)):
+            why, state = refusal, "none"
         gpu = ""
         if flavor.gpu:
             gpu = f"{flavor.gpu.count} × {flavor.gpu.profile or 'GPU'}"

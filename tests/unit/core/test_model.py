@@ -58,7 +58,7 @@ SITE: dict[str, Any] = {
         "packages": {"subnet": "10.231.16.0/20", "public_internet": True},
     },
     "metalhub_egress_deny_lists": {"mining": "/site/files/egress/mining.txt"},
-    "metalhub_quotas": {"default": "sessions=2, workspace=100G", "groups": {"research": "gpu-a100=8h/day"}},
+    "metalhub_quotas": {"default": "sessions=2, workspace=100G", "groups": {"research": "gpu-1g.10gb=8h/day"}},
 }
 HOSTS = {
     "control": (["metalhub_control", "metalhub_managers", "metalhub_storage", "metalhub_registry", "metalhub_builders"], None),
@@ -475,6 +475,11 @@ BAD: list[tuple[str, Callable[[Draft], None], str, str | None, str]] = [
     ("quota size", set_in("metalhub_quotas default", "memory=64"), "metalhub_quotas.default", None, "64 is not a size"),
     ("quota time", set_in("metalhub_quotas default", "gpu-a100=8h"), "metalhub_quotas.default", None, "needs a period"),
     ("quota twice", set_in("metalhub_quotas default", "sessions=2, sessions=3"), "metalhub_quotas.default", None, "once more"),
+    ("time zone", set_in("metalhub_time_zone", "Europe/Berln"), "metalhub_time_zone", None, "Did you mean Europe/Berlin?"),
+    ("rates", set_in("metalhub_rates", {"currency": "EUR", "disk": 1}), "metalhub_rates.disk", None, "no resource disk"),
+    ("rates without currency", set_in("metalhub_rates", {"cpu": 1}), "metalhub_rates.currency", None, "no currency"),
+    ("quota notice", set_in("metalhub_quota_notice", "soon"), "metalhub_quota_notice", None, "duration"),
+    ("gpu model", set_in("metalhub_flavors mig-1g10 gpu model", "A100 PCIe"), "metalhub_flavors.mig-1g10.gpu.model", None, "not a model"),
     ("quota key", set_in("metalhub_quotas defaults", "sessions=1"), "metalhub_quotas.defaults", None, "Did you mean default?"),
 ]
 
@@ -630,3 +635,12 @@ def test_types_agree_with_themselves(value: Any, kind: str) -> None:
     natural = {str: {"str", "path", "raw"}, bool: {"bool", "raw"}, list: {"list", "raw"}, dict: {"dict", "raw"}}
     if kind in natural.get(type(value), set()):
         assert not wrong
+
+
+def test_a_limit_of_gpus_that_no_flavor_gives_is_told() -> None:
+    draft = Draft()
+    draft.site["metalhub_quotas"]["users"] = {"eve": "gpu-h100=8h/day, gpu=40h/month", "bob": "gpu-a100=deny"}
+    draft.site["metalhub_flavors"]["whole"] = {"cpus": 1, "memory": "1G", "gpu": {"model": "a100"}}
+    (told,) = [p for p in draft.check() if p.variable.startswith("metalhub_quotas")]
+    assert (told.variable, told.value, told.warning) == ("metalhub_quotas.users.eve", "gpu-h100", True)
+    assert told.message == "No flavor gives gpu-h100, so nothing counts against it." and "gpu-1g.10gb, gpu-a100" in told.legal

@@ -167,11 +167,7 @@ def test_options_are_checked_wherever_they_come_from(doc: config.Document, group
         assert "pii" not in caught.value.jupyterhub_message.replace(repr(options.get("profile")), "")
 
 
-def test_quota(doc: config.Document) -> None:
-    policy.check_quota(doc, "bob", set(), 1)
-    policy.check_quota(doc, "bob", {"research"}, 3)
-    with refused("limit is 2"):
-        policy.check_quota(doc, "bob", set(), 2)
+def test_home_size(doc: config.Document) -> None:
     assert policy.home_size(doc, "bob", set()) == 10 * GIB
 
 

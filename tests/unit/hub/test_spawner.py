@@ -47,6 +47,7 @@ async def spawner(tmp_path: Path, engine: FakeEngine, session: FakeSession) -> A
     yield make(host)
     await host.engine.close()
     await host.homes.close()
+    host.quota.close()
 
 
 def make(host: platform.Platform, state: dict[str, Any] | None = None) -> Here:
@@ -260,8 +261,10 @@ async def test_a_missing_image_starts_nothing(spawner: Here, engine: FakeEngine)
 
 
 async def test_quota_counts_other_sessions(spawner: Here, engine: FakeEngine) -> None:
-    spawner.user.spawners |= {"a": SimpleNamespace(active=True), "b": SimpleNamespace(active=True), "c": SimpleNamespace(active=False)}
-    assert "limit is 2" in (await refused(spawner)).jupyterhub_message
+    for name in ("a", "b"):
+        other = SimpleNamespace(user=spawner.user, name=name, groups=set())
+        spawner.platform.quota.admit(other, spawner.platform.document.profiles["small"])
+    assert "may have 2" in (await refused(spawner)).jupyterhub_message
     assert not engine.headers
 
 

@@ -1,4 +1,4 @@
-// JupyterLab's side of a session's end: it is announced here, with a button to extend the session.
+// JupyterLab's side of a session's end: it is announced here, with a button to extend the session. So is a quota that runs out.
 //
 // A federated extension by hand: JupyterLab asks such a script for `init`, with the modules that it shares, and for `get`. It is small
 // enough to need no build. Its file is served as never changing, so its name holds the first digits of its SHA-256.
@@ -54,6 +54,15 @@
       [shown, last] = [Notification.emit(message, "warning", { actions, autoClose: false }), ending];
     }
 
+    const told = new Set();
+    function tell(notices) {
+      // What a sentence says of hours changes all the time, what it is about does not.
+      for (const { key, text } of notices ?? []) {
+        if (!told.has(key)) Notification.emit(text, "warning", { autoClose: false });
+        told.add(key);
+      }
+    }
+
     async function look() {
       clearTimeout(timer);
       let next = EVERY;
@@ -62,6 +71,7 @@
         if (answer.ok) {
           const session = await answer.json();
           show(session);
+          tell(session.notices);
           if (session.warned) next = WARNED_EVERY;
         }
       } catch { /* a hub that restarts ends no session */ }
