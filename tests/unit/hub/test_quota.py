@@ -17,6 +17,7 @@ from metalhub_hub.core.quotas import Override, Span
 from metalhub_hub.ledger import LedgerError
 from metalhub_hub.policy import Refused
 from metalhub_hub.quota import Clock, Quota
+from metalhub_hub.sessions import Sessions
 from metalhub_hub.spawner import cards as profile_cards
 from test_spawner import Here, Routes
 
@@ -37,6 +38,14 @@ class Person:
         self.stopped.append(spawner.stop_detail)
         spawner.platform.quota.end(spawner)
         spawner.service_name, spawner.active = "", False
+
+
+class Running(SimpleNamespace):
+    """A spawner, as far as quotas look at one."""
+
+    @property
+    def pending(self) -> str | None:
+        return "stop" if self._stop_pending else None
 
 
 class Site:
@@ -62,6 +71,7 @@ class Site:
         self.quota = self.host.quota = Quota(
             self.host, f"sqlite:///{self.directory}/ledger.sqlite", Clock(lambda: self.wall, lambda: self.steady)
         )
+        self.host.sessions = Sessions(self.host)
         for person in self.people.values():
             for spawner in person.spawners.values():
                 spawner.platform = self.host
@@ -76,9 +86,9 @@ class Site:
         person = self.person(user, *groups)
         return person.spawners.setdefault(
             server,
-            SimpleNamespace(
-                user=person, name=server, groups=person.groups, platform=self.host, service_name="", active=False, pending=None,
-                stop_reason="", stop_detail="", profile=None,
+            Running(
+                user=person, name=server, groups=person.groups, platform=self.host, service_name="", active=False, ready=True,
+                _stop_pending=False, stop_reason="", stop_detail="", profile=None,
             ),
         )  # fmt: skip
 
