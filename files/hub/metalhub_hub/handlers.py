@@ -10,7 +10,7 @@ from jupyterhub.handlers import BaseHandler
 from jupyterhub.scopes import needs_scope
 from tornado import web
 
-from . import egress, nodes, platform, spawner
+from . import egress, nodes, platform, spawner, usage
 from .core.egress_report import plain
 from .engine import EngineUnknown
 
@@ -117,5 +117,6 @@ HANDLERS = [
     (r"/metalhub/egress", EgressHandler),
     (r"/metalhub/api/egress", EgressAPIHandler),
     (r"/metalhub/api/nodes", NodesAPIHandler),
+    *usage.HANDLERS,
     (r"/metalhub/static/(.*)", web.StaticFileHandler, {"path": str(STATIC)}),
 ]

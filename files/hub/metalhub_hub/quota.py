@@ -366,8 +366,9 @@ class Quota:
         ledger.beat(now)
         self._drop_strangers()
         steady = self.clock.steady()
-        elapsed = 0 if self._looked is None else int(steady - self._looked)
-        self._looked = steady
+        self._looked = steady if self._looked is None else self._looked
+        elapsed = int(steady - self._looked)
+        self._looked += elapsed  # the rest of a second counts at the next look
         self._judge(now, elapsed)
         if steady - self._hours_at >= HOURS_EVERY:
             self._hours_at = steady

@@ -20,10 +20,11 @@ from jupyterhub.spawner import Spawner
 from sqlalchemy.orm import object_session
 from traitlets import default
 
-from . import acting, cluster, platform, policy, service
+from . import acting, cluster, platform, policy, service, usage
 from .config import Profile
 from .core import durations, names, sizes
 from .engine import EngineRefused, EngineUnknown
+from .ledger import LedgerError
 from .policy import Refused
 
 NO_ANSWER = "The cluster does not answer right now, so nothing was started; try again in a minute."
@@ -581,6 +582,15 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         if not self.service_name or not self.node or profile is None:
             return ""
         return self.platform.egress.way_out(self.node, profile.egress, self.platform.document.egress[profile.egress])
+
+    def usage(self) -> dict[str, Any]:
+        """What its user is told of quotas: sentences of what runs out, and the limits with what is used of them."""
+        quota = self.platform.quota
+        try:
+            return {"notices": quota.notices(self.user.name), "bars": usage.bars(quota.meters(self.user.name, self.groups))}
+        except LedgerError as error:
+            self.log.error("The ledger does not answer: %s", error)
+            return {"notices": [], "bars": []}
 
     async def cards(self) -> list[dict[str, Any]]:
         """The start page's profiles."""
