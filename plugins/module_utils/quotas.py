@@ -405,7 +405,7 @@ class Override:
 
 @dataclass(frozen=True)
 class Meter:
-    """A limit and what is used of it, in the resource's unit. ``limit`` has the ``extra`` of overrides in it; ``span`` is the window's."""
+    """A limit and what is used of it, in the resource's unit. ``limit`` has the ``extra`` of overrides in it; ``span`` is the window's in ``zone``."""
 
     resource: str
     window: str
@@ -414,7 +414,12 @@ class Meter:
     extra: int
     source: str
     span: Span | None
-    sentence: str
+    zone: tzinfo
+
+    @property
+    def sentence(self) -> str:
+        """What is used, what is left, whose limit it is, and when a used-up one begins anew."""
+        return _sentence(self)
 
     @property
     def left(self) -> int:
@@ -439,8 +444,7 @@ def meters(allowance: Allowance, usage: Usage, now: int, zone: tzinfo, overrides
         extra = sum(o.extra for o in overrides if o.resource == bound.resource and now < o.until)
         used, limit = usage.of(bound.resource, bound.window), bound.amount + extra
         span = window_span(bound.window, now, zone) if bound.window else None
-        sentence = _sentence(bound, used, limit, extra, span, zone)
-        found.append(Meter(bound.resource, bound.window, used, limit, extra, bound.source, span, sentence))
+        found.append(Meter(bound.resource, bound.window, used, limit, extra, bound.source, span, zone))
     return tuple(found)
 
 
@@ -527,7 +531,9 @@ def forecasts(
 ) -> tuple[Forecast, ...]:
     """The metered limits that sessions run against, where ``running`` is how many of each metered resource the user holds in all."""
     found = []
-    for meter in meters(allowance, usage, now, zone, overrides):
+    # A look at all sessions comes by here for each user: what is of no concern is not computed.
+    bounds = tuple(b for b in allowance.bounds if b.window and any(covers(b.resource, name) for name in running))
+    for meter in meters(Allowance(bounds), usage, now, zone, overrides):
         rate = sum(number for name, number in running.items() if covers(meter.resource, name))
         if rate and meter.span is not None:
             cuts = [now] if meter.full else list(_cut(meter, meter.span, rate, now, overrides))
@@ -575,15 +581,15 @@ def _spell(seconds: int) -> str:
     return " ".join(f"{n} {word}{'' if n == 1 else 's'}" for n, word in numbers if n) or "0 seconds"
 
 
-def _sentence(bound: Bound, used: int, limit: int, extra: int, span: Span | None, zone: tzinfo) -> str:
-    """What is used, what is left, whose limit it is, and when a used-up one begins anew."""
-    whose = _whose(bound.source) + (f" and {_spell(extra)} from an administrator" if extra else "")
-    if span is None:
-        show = format_size if unit(bound.resource) == "bytes" else str
-        what = "" if bound.resource == "sessions" else f" of {bound.resource}"
-        noun = " sessions" if bound.resource == "sessions" else ""
+def _sentence(meter: Meter) -> str:
+    used, limit = meter.used, meter.limit
+    whose = _whose(meter.source) + (f" and {_spell(meter.extra)} from an administrator" if meter.extra else "")
+    if meter.span is None:
+        show = format_size if unit(meter.resource) == "bytes" else str
+        what = "" if meter.resource == "sessions" else f" of {meter.resource}"
+        noun = " sessions" if meter.resource == "sessions" else ""
         return f"You use {show(used)} of {show(limit)}{noun}{what} ({whose}); {show(max(0, limit - used))} left."
-    head = f"You have used {_spell(used)} of {_spell(limit)} of {bound.resource} {_NOW[bound.window]} ({whose})"
+    head = f"You have used {_spell(used)} of {_spell(limit)} of {meter.resource} {_NOW[meter.window]} ({whose})"
     if used < limit:
         return f"{head}; {_spell(limit - used)} left."
-    return f"{head}; it begins anew on {datetime.fromtimestamp(span.end, zone):%Y-%m-%d at %H:%M}."
+    return f"{head}; it begins anew on {datetime.fromtimestamp(meter.span.end, meter.zone):%Y-%m-%d at %H:%M}."

@@ -26,7 +26,7 @@ class RoomHandler(BaseHandler):  # type: ignore[misc]
     @web.authenticated
     async def get(self) -> None:
         groups = {group.name for group in self.current_user.groups}
-        found = await spawner.cards(platform.current(), groups)
+        found = await spawner.cards(platform.current(), groups, self.current_user.name)
         self.set_header("Cache-Control", "no-store")
         self.finish({card["name"]: {key: card[key] for key in ("places", "state", "why", "gpu")} for card in found})
 

@@ -117,6 +117,7 @@ class Quota:
         self._spans: dict[str, Span] = {}
         self._closed: dict[str, dict[Key, int]] = {}
         self._granted: list[Granted] = []
+        self._allowances: dict[tuple[str, frozenset[str]], Allowance] = {}
         self._stopping: dict[str, asyncio.Task[None]] = {}
         self._looked: float | None = None
         self._hours_at = -math.inf
@@ -163,7 +164,11 @@ class Quota:
     # What holds for a user
 
     def allowance(self, user: str, groups: Collection[str]) -> Allowance:
-        return self.document.quotas.allowance(user, groups)
+        grants = self.document.quotas
+        key = (user if user in grants.users else "", frozenset(groups).intersection(grants.groups))
+        if key not in self._allowances:
+            self._allowances[key] = grants.allowance(*key)
+        return self._allowances[key]
 
     def overrides(self, user: str = "") -> list[Granted]:
         """The overrides of a user, or all, that have not ended."""
@@ -344,6 +349,7 @@ class Quota:
         while True:
             try:
                 self.tick()
+                await self.count_hours()
             except LedgerError as error:
                 log.error("The ledger does not answer: %s", error)
             except Exception:
@@ -370,9 +376,6 @@ class Quota:
         elapsed = int(steady - self._looked)
         self._looked += elapsed  # the rest of a second counts at the next look
         self._judge(now, elapsed)
-        if steady - self._hours_at >= HOURS_EVERY:
-            self._hours_at = steady
-            self._count_hours(now)
 
     def _drop_strangers(self) -> None:
         """Close what a hub before this one left open for sessions that nobody knows any more."""
@@ -446,10 +449,15 @@ class Quota:
         task = self._stopping[hold.session] = asyncio.ensure_future(stop_session(spawner, "quota"))
         task.add_done_callback(lambda _: self._stopping.pop(hold.session))
 
-    def _count_hours(self, now: int) -> None:
+    async def count_hours(self) -> None:
+        """Bring the metric of GPU hours up to date, now and then. Raises LedgerError."""
+        if self.clock.steady() - self._hours_at < HOURS_EVERY:
+            return
+        self._hours_at, now = self.clock.steady(), self.clock.now()
         span = window_span("month", now, self.zone)
         hours: Counter[str] = Counter()
-        for own in self.ledger.seconds({"month": span}).values():
+        # All of a month's intervals take longer to add up than the loop may wait.
+        for own in (await asyncio.to_thread(self.ledger.seconds, {"month": span})).values():
             hours.update({resource: seconds for (resource, _), seconds in own.items()})
         for hold in self._holds.values():
             for row in hold.rows.values():

@@ -594,11 +594,19 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
 
     async def cards(self) -> list[dict[str, Any]]:
         """The start page's profiles."""
-        return await cards(self.platform, self.groups)
+        return await cards(self.platform, self.groups, self.user.name, self.name)
 
 
-async def cards(host: platform.Platform, groups: set[str]) -> list[dict[str, Any]]:
-    """The profiles open to a member of ``groups``, with what they have and whether there is room for them now."""
+def _over_quota(host: platform.Platform, user: str, server: str, groups: set[str], profile: Profile) -> str:
+    """Why a user's quota has no place for a session of a profile; empty where it has, or nobody can tell."""
+    try:
+        return " ".join(host.quota.refusals(user, server, groups, profile)) if user else ""
+    except LedgerError:
+        return ""
+
+
+async def cards(host: platform.Platform, groups: set[str], user: str = "", server: str = "") -> list[dict[str, Any]]:
+    """The profiles open to a member of ``groups``, with what they have and whether there is room for them and quota left now."""
     try:
         snapshot = await host.cluster.snapshot(2.0)
     except EngineUnknown:
@@ -616,6 +624,8 @@ async def cards(host: platform.Platform, groups: set[str]) -> list[dict[str, Any
             why, state = "The cluster does not answer right now.", "unknown"
         elif not why and room is not None and room.places == 0:
             why, state = policy.no_room(profile, room).jupyterhub_message, "none"
+        if not why and (refusal := _over_quota(host, user, server, groups, profile)):
+            why, state = refusal, "none"
         gpu = ""
         if flavor.gpu:
             gpu = f"{flavor.gpu.count} × {flavor.gpu.profile or 'GPU'}"

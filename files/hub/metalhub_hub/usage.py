@@ -40,7 +40,12 @@ def amount(resource: str, number: int) -> str:
     kind = quotas.unit(resource)
     if kind == "bytes":
         return sizes.format_size(number)
-    return durations.format_duration(number) if kind == "seconds" else str(number)
+    if kind != "seconds":
+        return str(number)
+    if number < 60:
+        return f"{number} s"
+    # Days are no unit here: a quota of 40 hours is read as such.
+    return " ".join(f"{part} {word}" for part, word in ((number // 3600, "h"), (number // 60 % 60, "min")) if part)
 
 
 def bars(meters: Iterable[Meter]) -> list[dict[str, Any]]:
@@ -52,7 +57,7 @@ def bars(meters: Iterable[Meter]) -> list[dict[str, Any]]:
             "period": period[meter.window],
             "used": amount(meter.resource, meter.used),
             "limit": amount(meter.resource, meter.limit),
-            "left": amount(meter.resource, meter.left),
+            "left": amount(meter.resource, meter.left) if meter.left else "nothing",
             "percent": 100 if meter.full else min(99, meter.used * 100 // meter.limit),
             # All sessions that one may have is nothing to warn of.
             "state": "full" if meter.full and meter.window else "near" if meter.warning and meter.window else "",

@@ -8,10 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import prometheus_client
 import pytest
 from conftest import FakeEngine, FakeSession, document
 from jupyterhub import orm
-from metalhub_hub import config, ledger, platform, quota
+from metalhub_hub import config, ledger, platform, quota, spawner
 from metalhub_hub.core.quotas import Override, Span
 from metalhub_hub.ledger import LedgerError
 from metalhub_hub.policy import Refused
@@ -388,3 +389,28 @@ def test_a_database_that_is_locked(make: Callable[..., Site], monkeypatch: pytes
 def test_the_ledgers_document_values(tmp_path: Path) -> None:
     doc = config.parse(document(tmp_path, time_zone="Europe/Berlin", quota_notice="90s", rates={"currency": "EUR", "cpu": 0.02}))
     assert (str(doc.time_zone), doc.quota_notice, doc.rates.price("cpu"), doc.rates.price("gpu-a100")) == ("Europe/Berlin", 90, 0.02, 0)
+
+
+async def test_the_metric_of_gpu_hours(make: Callable[..., Site]) -> None:
+    site = make()
+    site.quota.end(site.start("bob", profile="whole"))
+    site.start(profile="whole")
+    site.run(1800)
+    await site.quota.count_hours()
+    assert prometheus_client.REGISTRY.get_sample_value("metalhub_gpu_hours_month_to_date", {"resource": "gpu-a100"}) == 1.0
+
+
+async def test_a_profile_without_quota_is_grey_with_the_reason(tmp_path: Path, engine: FakeEngine) -> None:
+    host = platform.Platform(config.parse(document(tmp_path, quotas={"default": "memory=8G"})))
+    cards = {card["name"]: card for card in await spawner.cards(host, {"clinical"}, "ann")}
+    assert (cards["pii"]["state"], cards["pii"]["why"]) == ("free", "")
+    (node,) = engine.nodes[:1]
+    node["Spec"]["Labels"]["metalhub.pool"] = "gpu"
+    node["Description"]["Resources"] = {
+        "NanoCPUs": 10**12, "MemoryBytes": 2**50, "GenericResources": [{"NamedResourceSpec": {"Kind": "MIG_1G_10GB", "Value": "MIG-1"}}],
+    }  # fmt: skip
+    host.cluster = type(host.cluster)(host.engine)
+    cards = {card["name"]: card for card in await spawner.cards(host, {"clinical"}, "ann")}
+    assert cards["slice"]["state"] == "none" and "this one needs 32G, and you may have 8G" in cards["slice"]["why"]
+    await host.engine.close()
+    host.quota.close()
