@@ -405,7 +405,7 @@ class Override:
 
 @dataclass(frozen=True)
 class Meter:
-    """A limit and what is used of it, in the resource's unit. ``limit`` has the ``extra`` of overrides in it; ``span`` is the window's in ``zone``."""
+    """A limit and what is used of it, in the resource's unit. ``limit`` has the ``extra`` of overrides in it; ``span`` is the window's."""
 
     resource: str
     window: str

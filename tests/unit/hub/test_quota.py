@@ -12,11 +12,12 @@ import prometheus_client
 import pytest
 from conftest import FakeEngine, FakeSession, document
 from jupyterhub import orm
-from metalhub_hub import config, ledger, platform, quota, spawner
+from metalhub_hub import config, ledger, platform, quota
 from metalhub_hub.core.quotas import Override, Span
 from metalhub_hub.ledger import LedgerError
 from metalhub_hub.policy import Refused
 from metalhub_hub.quota import Clock, Quota
+from metalhub_hub.spawner import cards as profile_cards
 from test_spawner import Here, Routes
 
 HOUR = 3600
@@ -402,7 +403,7 @@ async def test_the_metric_of_gpu_hours(make: Callable[..., Site]) -> None:
 
 async def test_a_profile_without_quota_is_grey_with_the_reason(tmp_path: Path, engine: FakeEngine) -> None:
     host = platform.Platform(config.parse(document(tmp_path, quotas={"default": "memory=8G"})))
-    cards = {card["name"]: card for card in await spawner.cards(host, {"clinical"}, "ann")}
+    cards = {card["name"]: card for card in await profile_cards(host, {"clinical"}, "ann")}
     assert (cards["pii"]["state"], cards["pii"]["why"]) == ("free", "")
     (node,) = engine.nodes[:1]
     node["Spec"]["Labels"]["metalhub.pool"] = "gpu"
@@ -410,7 +411,7 @@ async def test_a_profile_without_quota_is_grey_with_the_reason(tmp_path: Path, e
         "NanoCPUs": 10**12, "MemoryBytes": 2**50, "GenericResources": [{"NamedResourceSpec": {"Kind": "MIG_1G_10GB", "Value": "MIG-1"}}],
     }  # fmt: skip
     host.cluster = type(host.cluster)(host.engine)
-    cards = {card["name"]: card for card in await spawner.cards(host, {"clinical"}, "ann")}
+    cards = {card["name"]: card for card in await profile_cards(host, {"clinical"}, "ann")}
     assert cards["slice"]["state"] == "none" and "this one needs 32G, and you may have 8G" in cards["slice"]["why"]
     await host.engine.close()
     host.quota.close()
