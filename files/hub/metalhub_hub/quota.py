@@ -493,7 +493,7 @@ class Quota:
         if found is None or not self.ledger.revoke(number, now):
             return False
         self._granted = self.ledger.granted(now)
-        self.host.audit.write("override-ended", user=found.user, by=by, number=number, resource=found.override.resource)
+        self.host.audit.write("override.ended", user=found.user, by=by, number=number, resource=found.override.resource)
         return True
 
     def report(self, span: Span) -> Showback:

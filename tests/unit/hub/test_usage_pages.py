@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -169,7 +170,7 @@ def test_an_override_is_given_seen_audited_and_taken_back(site: Site, admin: req
     assert ask(site, AUDITOR, f"/metalhub/api/quota/overrides/{given.json()['id']}", "DELETE").status_code == 204
     assert ask(site, BOB, "/metalhub/api/usage").json()["limits"][2]["limit"] == 40 * 3600
     audit = (site.hub.directory / "audit.jsonl").read_text()
-    assert '"override"' in audit and '"override-ended"' in audit and "a paper is due" in audit
+    assert '"override"' in audit and '"override.ended"' in audit and "a paper is due" in audit
 
 
 def test_an_end_by_a_date_needs_its_zone() -> None:
@@ -190,7 +191,9 @@ def test_a_session_is_cut_while_it_runs_and_its_page_says_why(site: Site) -> Non
     (limit,) = [e for e in ask(site, AUDITOR, "/metalhub/api/usage?user=cut").json()["limits"] if e["resource"] == "cpu"]
     assert 7 <= limit["used"] <= 20
     lines = (site.hub.directory / "audit.jsonl").read_text()
-    assert '"cut"' in lines and lines.count('"cause": "quota"') >= 3
+    events = [json.loads(line) for line in lines.splitlines()]
+    told = [event["kind"] for event in events if event["facts"].get("cause") == "quota" and event["facts"].get("user") == "cut"]
+    assert told[-2:] == ["session.cut", "session.stopped"] and "session.noticed" in told
     refused = site.hub.spawn("cut")
     assert refused.status_code == 403 and "of 7 seconds of cpu this month (your own limit); it begins anew" in refused.json()["message"]
     metrics = ask(site, AUDITOR, "/metrics").text
