@@ -95,8 +95,10 @@ def test_quota(cluster: Cluster, guest: Guest, refusal: Callable[..., str]) -> N
     for path in ("server", "servers/second"):
         answer = user.request("POST", f"/hub/api/users/{USER}/{path}", {})
         assert answer.status in (201, 202), answer
-    assert "your limit is 2" in refusal(path=f"/hub/api/users/{USER}/servers/third")
+    assert "may have 2" in refusal(path=f"/hub/api/users/{USER}/servers/third")
     assert len(cluster.services(USER)) <= 2
+    used = cluster.admin.request("GET", f"/hub/metalhub/api/usage?user={USER}").json()
+    assert [limit["used"] for limit in used["limits"] if limit["resource"] == "sessions"] == [2]
 
 
 def test_a_full_disk_on_a_node(cluster: Cluster, guest: Guest, refusal: Callable[..., str]) -> None:

@@ -336,3 +336,35 @@ async def test_a_session_that_does_not_answer_a_starting_hub_lives_on(spawner: H
     answer = await later.server.wait_up(http=True, timeout=1)
     assert answer.headers["X-JupyterHub-Version"]
     assert later.server.wait_up.__name__ == "wait_up", "only once: what starts later has to answer"
+
+
+async def test_what_is_held_is_metered_from_before_the_service_to_after_it(
+    spawner: Here, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = spawner.platform.quota.ledger
+    seen: list[list[str]] = []
+    create, remove = spawner.platform.engine.create_service, spawner.platform.engine.remove_service
+
+    async def creating(spec: dict[str, Any]) -> Any:
+        seen.append([row.session for row in book.held()])
+        return await create(spec)
+
+    async def removing(name: str) -> Any:
+        await remove(name)
+        seen.append([row.session for row in book.held()])
+
+    monkeypatch.setattr(spawner.platform.engine, "create_service", creating)
+    monkeypatch.setattr(spawner.platform.engine, "remove_service", removing)
+    await start(spawner)
+    name = spawner.service_name
+    await stop(spawner)
+    assert seen == [[name] * 2, [name] * 2] and book.held() == [], "of CPUs and of the session itself"
+    engine.fate = {"State": "failed", "Err": "task: non-zero exit (1)"}
+    await refused(spawner)
+    assert book.held() == [] and spawner.platform.quota.usage("ann").sessions == 0
+    engine.fate = {"State": "running"}
+    await start(spawner)
+    engine.tasks[-1]["Status"]["State"] = "complete"
+    await asyncio.sleep(2.1)
+    assert await spawner.poll() is not None
+    assert book.held() == []
