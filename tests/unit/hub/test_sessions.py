@@ -128,6 +128,14 @@ def ago(seconds: float) -> str:
     return (datetime.now(timezone.utc) - timedelta(seconds=seconds)).isoformat()
 
 
+def test_the_unit_tells_which_boot_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its /proc shows processes only."""
+    monkeypatch.setenv("METALHUB_BOOT_ID", "b" * 32)
+    assert sessions.clocks()().boot == "b" * 32
+    unit = (Path(__file__).parents[3] / "roles/hub/templates/etc/systemd/system/metalhub-hub.service.j2").read_text()
+    assert "\nEnvironment=METALHUB_BOOT_ID=%b\n" in unit and "\nProcSubset=pid\n" in unit
+
+
 async def test_what_is_asked_is_no_activity(world: World, session: FakeSession) -> None:
     session.kernels = [ago(3)]
     view = await world.look()
