@@ -59,7 +59,8 @@ class SessionsAPIHandler(_Quiet, APIHandler):  # type: ignore[misc]
 class ExtendAPIHandler(_Quiet, APIHandler):  # type: ignore[misc]
     """POST /hub/metalhub/api/users/<user>/session/extend, or …/sessions/<name>/extend, with ``{"by": "30m"}`` or nothing."""
 
-    @needs_scope("servers")
+    # Administrators' tools need not be able to start sessions for that.
+    @needs_scope("servers", "admin-ui")
     async def post(self, user_name: str, server_name: str = "") -> None:
         body = self.get_json_body()
         by = body.get("by") if isinstance(body, dict) else body

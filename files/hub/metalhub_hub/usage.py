@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterable
+from dataclasses import asdict
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -225,6 +226,24 @@ class UsageTableHandler(_Report, BaseHandler):  # type: ignore[misc]
         self.finish(showback.table(report))
 
 
+class UsageAPIHandler(_Report, APIHandler):  # type: ignore[misc]
+    """GET /hub/metalhub/api/usage/report: the same as JSON."""
+
+    @needs_scope("admin-ui")
+    async def get(self) -> None:
+        month, report = await self.view()
+        self.set_header("Cache-Control", "no-store")
+        self.finish(
+            {
+                "month": month,
+                "currency": report.currency,
+                "resources": list(report.resources),
+                **{f"{kind}s": [asdict(each) for each in sums] for kind, sums in report.kinds.items()},
+                "total": asdict(report.total),
+            }
+        )
+
+
 class OwnUsageHandler(APIHandler):  # type: ignore[misc]
     """GET /hub/metalhub/api/usage: what the caller used and has left; with ``user`` of somebody whom the caller may read."""
 
@@ -310,6 +329,7 @@ HANDLERS = [
     (r"/metalhub/usage", UsageHandler),
     (r"/metalhub/usage\.csv", UsageTableHandler),
     (r"/metalhub/api/usage", OwnUsageHandler),
+    (r"/metalhub/api/usage/report", UsageAPIHandler),
     (r"/metalhub/api/quota/overrides", OverridesHandler),
     (r"/metalhub/api/quota/overrides/(\d{1,9})", OverrideHandler),
 ]

@@ -220,9 +220,38 @@ def test_users_and_nodes_on_the_command_line(site: Site) -> None:
     site.json("session", "stop", "fay")
 
 
+def test_quotas_usage_and_more_time_on_the_command_line(site: Site) -> None:
+    running(site, "fay")
+    (limit,) = [row for row in site.json("quota", "show", "fay")["limits"] if row["resource"] == "sessions"]
+    assert limit["used"] == 1 and "sessions" in site.cli("quota", "show", "fay").stdout
+    given = site.json("quota", "override", "fay", "cpu", "8h", "--for", "2d", "--reason", "the paper is due")
+    assert (given["user"], given["resource"], given["extra"], given["reason"]) == ("fay", "cpu", 28800, "the paper is due")
+    (facts,) = site.found("override", user="fay")
+    assert (facts["operator"], facts["reason"]) == ("olga", "the paper is due")
+    assert [row["id"] for row in site.json("quota", "overrides")] == [given["id"]]
+    assert site.cli("quota", "revoke", str(given["id"])).stdout == f"ended override {given['id']}\n"
+    assert site.json("quota", "overrides") == []
+    assert site.json("session", "extend", "fay", "--by", "30m")["extended"] == 1800
+    assert "extended by 1 hour" in site.cli("session", "extend", "fay").stdout
+    found = site.json("usage", "show", "--by", "user")
+    assert "fay" in [row["name"] for row in found["users"]] and "cpu" in found["resources"]
+    table = site.cli("usage", "show", "--by", "user").stdout.splitlines()
+    assert table[0].split()[:2] == ["KIND", "NAME"] and table[-1].startswith("all")
+    site.json("session", "stop", "fay")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
+        (("quota", "show", "nobody"), 1, "metalhub quota show: there is no user 'nobody'"),
+        (("quota", "override", "admin", "cpu", "8h", "--reason", "x"), 2, "an override needs an end"),
+        (("quota", "override", "admin", "cpu", "much", "--for", "2d", "--reason", "x"), 2, "more: 'much' is not a duration"),
+        (("quota", "override", "admin", "sessions", "8h", "--for", "2d", "--reason", "x"), 1, "metalhub quota override: "),
+        (("quota", "override", "nobody", "cpu", "8h", "--for", "2d", "--reason", "x"), 1, "whom nobody knows"),
+        (("quota", "revoke", "999"), 1, "There is no override 999 that holds."),
+        (("quota", "revoke", "one"), 2, "id: "),
+        (("usage", "show", "--month", "soon"), 1, "month: 'soon' is not legal"),
+        (("session", "extend", "admin"), 1, "'admin' has no default session now"),
         (("session", "show", "nobody"), 1, "metalhub session show: there is no user 'nobody'"),
         (("session", "stop", "admin/none"), 1, "metalhub session stop: 'admin' has no session 'none' now"),
         (("session", "stop", "admin"), 1, "metalhub session stop: 'admin' has no default session now"),

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from ..core.durations import format_duration
+from ..core.durations import format_duration, parse_duration
 from .api import HubRefused, part
-from .frame import Argument, Ask, Column, Noun, Stop, Usage, Verb
+from .frame import Argument, Ask, Column, Noun, Stop, Usage, Verb, legal
 
 STOP_WITHIN = 60.0
 
@@ -104,12 +104,31 @@ def stop(ask: Ask) -> None:
         print(f"stopped {ask.options.session}")
 
 
+def extend(ask: Ask) -> None:
+    found = find(ask)
+    if ask.options.by is not None:
+        legal("--by", parse_duration, ask.options.by)
+    below = f"sessions/{part(found['name'])}" if found["name"] else "session"
+    body = {} if ask.options.by is None else {"by": ask.options.by}
+    answer = ask.hub.ask("POST", f"/metalhub/api/users/{part(found['user'])}/{below}/extend", body)
+    if ask.options.json:
+        ask.json(answer)
+    else:
+        print(answer["message"])
+
+
 NOUN = Noun(
     "session",
     "sessions that run now",
     (
         Verb("list", "list them", list_all, (Argument("--user", "only this user's", {"metavar": "USER"}),)),
         Verb("show", "show one", show, (SESSION,)),
+        Verb(
+            "extend",
+            "let one run longer, within its profile's limit",
+            extend,
+            (SESSION, Argument("--by", "by how much, such as 30m, if not by an hour", {"metavar": "TIME"})),
+        ),
         Verb("stop", "stop one, and wait until it has ended; homes stay", stop, (SESSION,)),
     ),
 )
