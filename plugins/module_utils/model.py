@@ -15,7 +15,7 @@ from typing import Any
 
 from .durations import parse_duration
 from .egress import BUILT_IN, compile_policy, parse_subnet, problems
-from .names import mig_resource
+from .names import VARIABLE, mig_resource
 from .quotas import QuotaError, covers, gpu_resource, parse_quota
 from .sandboxes import SANDBOXES, gpu_refusal
 from .showback import rate_faults
@@ -83,7 +83,6 @@ PROFILE: Mapping[str, Spec] = {
 }
 QUOTAS: Mapping[str, Spec] = {"default": _TEXT, "groups": {"type": "dict"}, "users": {"type": "dict"}}
 
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,38}[a-z0-9])?", re.ASCII)
 _NAME_LEGAL = "1 to 40 of a-z, 0-9, - and ., a letter or digit first and last"
 _REFERENCE = re.compile(r"[a-z0-9.-]+(?::\d+)?(?:/[a-z0-9._-]+)+(?::[\w.-]+)?@sha256:[0-9a-f]{64}", re.ASCII)
@@ -445,7 +444,7 @@ def _check_profiles(site: Site) -> Iterator[Problem]:
         yield from _check_times(f"metalhub_profiles.{name}", profile)
         environment = profile.get("environment")
         for key, value in environment.items() if isinstance(environment, Mapping) else ():
-            if not isinstance(key, str) or not _VARIABLE.fullmatch(key):
+            if not isinstance(key, str) or not VARIABLE.fullmatch(key):
                 yield Problem(
                     f"metalhub_profiles.{name}.environment", key, None, "This names no variable.", "letters, digits and _, no digit first"
                 )

@@ -14,6 +14,9 @@ _CLASS = re.compile(r"[a-z](?:[a-z0-9-]{0,10}[a-z0-9])?", re.ASCII)
 _TOKEN = re.compile(r"[0-9a-f]{6}", re.ASCII)
 _MIG = re.compile(r"(\d)g\.(\d{1,3})gb((?:\+(?:me\.all|me|gfx)|-me)*)", re.ASCII)
 
+# Of an environment, as POSIX has it.
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+
 CLASS_LEGAL = "1 to 12 of a-z, 0-9 and -, a letter first, no - last, and not ending in -cfg"
 
 

@@ -19,7 +19,6 @@ from .core import durations, names, quotas, sandboxes, showback, sizes, zones
 from .core.quotas import Quota, Quotas
 from .core.showback import Rates
 
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?", re.ASCII)
 
 
@@ -349,7 +348,7 @@ def _profile(
     reader = _Reader(data, f"profiles.{name}", problems)
     variables = reader.part("environment", {})
     for key, value in variables.data.items():
-        if not isinstance(key, str) or not _VARIABLE.fullmatch(key):
+        if not isinstance(key, str) or not names.VARIABLE.fullmatch(key):
             variables.bad("", key, "names of variables: letters, digits and _, no digit first")
         elif not isinstance(value, str):
             variables.bad(key, value, "text")

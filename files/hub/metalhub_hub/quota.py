@@ -474,7 +474,7 @@ class Quota:
         now = self.clock.now()
         number = self.ledger.grant(user, override, by, now)
         self._granted = self.ledger.granted(now)
-        facts = {"resource": override.resource, "extra": override.extra, "until": _text(override.until), "reason": override.reason}
+        facts = {"resource": override.resource, "extra": override.extra, "until": instant(override.until), "reason": override.reason}
         self.host.audit.write("override", user=user, by=by, number=number, **facts)
         return Granted(number, user, override, by, now)
 
@@ -493,5 +493,6 @@ class Quota:
         return showback(self.ledger.intervals(span), span, self.zone, self.document.rates)
 
 
-def _text(instant: int) -> str:
-    return datetime.fromtimestamp(instant, timezone.utc).isoformat(timespec="seconds")
+def instant(seconds: int) -> str:
+    """An instant, in seconds since the epoch, as the API and the audit log write it."""
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")

@@ -172,7 +172,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             return Refused(sentence, reason="engine", status=503, log=f"engine: {error}")
         if isinstance(error, TimeoutError):
             longest = durations.format_duration(self.platform.document.session.start_timeout)
-            step = self._events[-1]["step"] if self._events else "queue"
+            step = self.step or "queue"
             return Refused(
                 f"Your session did not start within {longest}, so it was given up; try again.",
                 reason="timeout",

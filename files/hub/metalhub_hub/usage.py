@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import Iterable
 from dataclasses import asdict
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from typing import Any
 
 from jupyterhub import orm
@@ -20,7 +20,7 @@ from .core import durations, quotas, showback, sizes
 from .core.quotas import Meter, Override, Span, window_span
 from .core.showback import MEMORY, SESSION
 from .ledger import Granted, LedgerError
-from .quota import Quota
+from .quota import Quota, instant
 
 _MONTH = re.compile(r"(\d{4})-(0[1-9]|1[0-2])", re.ASCII)
 MONTHS = 12
@@ -84,10 +84,6 @@ def plain(meter: Meter) -> dict[str, Any]:
     }
 
 
-def _instant(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
-
-
 def shown(each: Granted) -> dict[str, Any]:
     """An override for the API and the page."""
     return {
@@ -95,10 +91,10 @@ def shown(each: Granted) -> dict[str, Any]:
         "user": each.user,
         "resource": each.override.resource,
         "extra": each.override.extra,
-        "until": _instant(each.override.until),
+        "until": instant(each.override.until),
         "reason": each.override.reason,
         "by": each.by,
-        "at": _instant(each.at),
+        "at": instant(each.at),
     }
 
 
