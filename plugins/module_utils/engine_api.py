@@ -38,6 +38,23 @@ class Engine:
         self._path = path
         self._timeout = timeout
 
+    def stream(self, path: str) -> t.Iterator[t.Any]:
+        """Send a GET that is answered document by document, such as `/events`, and yield each until the engine ends it. Raises EngineError."""
+        connection = _Connection(self._path, self._timeout)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            if answer.status >= 400:
+                raise EngineError(f"the Docker engine refused GET {path}: {answer.read().decode().strip()}", answer.status)
+            # Nothing may happen for hours; an engine that ends closes its end.
+            connection.sock.settimeout(None)
+            for line in iter(answer.readline, b""):
+                yield json.loads(line)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise EngineError(f"the Docker engine at {self._path} did not answer GET {path}: {error}") from error
+        finally:
+            connection.close()
+
     def request(self, method: str, path: str, body: t.Any = None) -> t.Any:
         """Send one request and return the answer's document (None for an empty one). Raises EngineError."""
         connection = _Connection(self._path, self._timeout)

@@ -1,0 +1,1 @@
+../../../../../../../plugins/module_utils/engine_api.py
