@@ -39,7 +39,7 @@ class Engine:
         self._timeout = timeout
 
     def stream(self, path: str) -> t.Iterator[t.Any]:
-        """Send a GET that is answered document by document, such as `/events`, and yield each until the engine ends it. Raises EngineError."""
+        """Send a GET that is answered document by document, such as `/events`; yield each until the engine ends it. Raises EngineError."""
         connection = _Connection(self._path, self._timeout)
         try:
             connection.request("GET", path)

@@ -1,9 +1,9 @@
 """When a session can hibernate, how far its memory is given back, and what the node's control groups say of it.
 
-A hibernated session is paused, and its memory is in swap: the kernel is asked to reclaim it until it stops shrinking. Under gVisor the memory
-of a session is shared memory of the sandbox's process, of which the kernel frees about half in one go, so that once is not enough.
+A hibernated session is paused, and its memory is in swap: the kernel is asked to reclaim it until it stops shrinking. Under gVisor the
+memory of a session is shared memory of the sandbox's process, of which the kernel may free only a part in one go, so that once is not enough.
 
-Pure: the texts of the control groups' files come in (both versions), and decisions, numbers and words go out. Sizes are bytes, times seconds.
+Pure: texts of the control groups' files (both versions) come in; decisions, numbers and words go out. Sizes are bytes, times seconds.
 """
 
 from __future__ import annotations
@@ -32,16 +32,19 @@ FILES_V1 = {
     "memory": ("memory.usage_in_bytes", "memory.max_usage_in_bytes", "memory.limit_in_bytes", "memory.stat", "memory.oom_control"),
     "cpuacct": ("cpuacct.usage",),
 }
-FILES_V2 = ("memory.current", "memory.peak", "memory.max", "memory.swap.current", "memory.swap.max", "memory.stat", "memory.events", "cpu.stat")
+FILES_V2 = (
+    *("memory.current", "memory.peak", "memory.max", "memory.swap.current", "memory.swap.max", "memory.stat", "memory.events"),
+    "cpu.stat",
+)
 
 
 @dataclass(frozen=True)
 class Figures:
     """What a session uses.
 
-    ``memory`` is what its control group is charged now, ``peak`` the most there was, ``limit`` what it may have at most, ``swap`` what of it
-    is in swap and ``swap_limit`` what may be. ``pageable`` is the part of ``memory`` that only swap can take (the rest is of files). ``cpu``
-    are the seconds of processors in total, ``oom`` how often the kernel killed something of it for memory.
+    ``memory`` is what its control group is charged now, ``peak`` the most there was, ``limit`` what it may have at most, ``swap`` what of
+    it is in swap and ``swap_limit`` what may be. ``pageable`` is the part of ``memory`` that only swap can take (the rest is of files).
+    ``cpu`` are the seconds of processors in total, ``oom`` how often the kernel killed something of it for memory.
     """
 
     memory: int = 0
@@ -147,7 +150,7 @@ def refusal(session: Figures, node: Node, largest: int, promised: int = 0) -> st
             " Shut down kernels that you do not need."
         )
     if session.swap_limit is not None and session.size > session.swap_limit:
-        return f"This session holds {format_size(session.size)} of memory, of which at most {format_size(session.swap_limit)} may be in swap."
+        return f"This session holds {format_size(session.size)} of memory, and at most {format_size(session.swap_limit)} may be in swap."
     if session.pageable > (room := max(0, node.swap_free - promised)):
         return (
             f"This session holds {format_size(session.pageable)} of memory, and its node has room for {format_size(room)} of it."
@@ -175,9 +178,9 @@ class Progress:
         gained = self.last - memory
         return replace(self, last=memory, vain=0 if gained >= max(MIB, PROGRESS * self.last) else self.vain + 1)
 
-    def ended(self, keep: int, now: float) -> bool:
-        """Whether it is over: no more than ``keep`` is left, it has stopped shrinking, or it has taken too long."""
-        return self.last <= keep or self.vain >= PATIENCE or now - self.began >= LONGEST
+    def ended(self, now: float) -> bool:
+        """Whether it is over: it has stopped shrinking, or it has taken too long."""
+        return self.vain >= PATIENCE or now - self.began >= LONGEST
 
     @property
     def given_back(self) -> int:

@@ -211,7 +211,7 @@ def _of_site(fault: Fault) -> Problem:
 
 def _text_form(name: str, value: object, spec: Spec) -> Spec:
     """The spec of a variable; Ansible has no type for sizes, so text named so is one, and empty means none."""
-    return {**spec, "type": "size"} if name.endswith("_size") and spec.get("type", "str") == "str" and value != "" else spec
+    return {**spec, "type": "size"} if name.endswith(("_size", "_largest")) and spec.get("type", "str") == "str" and value != "" else spec
 
 
 def _check_variables(site: Site) -> Iterator[Problem]:

@@ -17,7 +17,7 @@ from .places import ADDRESSES, ADDRESSES6, RANGES, RANGES6
 HERE = Path(__file__).parent
 BLACKHOLE = ("ip route replace blackhole {}", "ip -6 route replace blackhole {}")
 # Stand-ins on the platform's hosts. Real services keep their ports.
-PLATFORM = ("tcp:2375 tcp:2376 tcp:2377 tcp:7946 tcp:5000 tcp:5001 tcp:8700 tcp:111 tcp:2049 tcp:20048 tcp:445 tcp:8099 tcp:9100 tcp:32768 "
+PLATFORM = ("tcp:2375 tcp:2376 tcp:2377 tcp:7946 tcp:5000 tcp:5001 tcp:8700 tcp:8702 tcp:111 tcp:2049 tcp:20048 tcp:445 tcp:8099 tcp:9100 tcp:32768 "
             "udp:111 udp:2049 udp:7946 udp:4789 tcp:8999@127.0.0.1 udp:8998@127.0.0.1 tcp:2375@127.0.0.1 udp:53@{address}")  # fmt: skip
 NODE_ONLY = "udp:7948@:: udp:5353@224.0.0.251@{gateway} udp:5355@224.0.0.252@{gateway} udp:1900@239.255.255.250@{gateway}"
 # IPv6 of the site: nodes and hosts on one network, sessions behind a node. Docker gives sessions none; the attacker takes it.

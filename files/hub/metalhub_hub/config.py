@@ -203,6 +203,8 @@ class Document:
     time_zone: tzinfo
     rates: Rates
     groups: Mapping[str, frozenset[str]]
+    # Where compute nodes' session agents answer; 0: there are none.
+    agent_port: int = 0
 
 
 class _Reader:
@@ -527,6 +529,10 @@ def parse(data: Any) -> Document:
         part.bad("port", egress_port, "a port, 1 to 65535")
     part.end()
 
+    agent_port = top.number("agent_port", 0)
+    if agent_port > 65535:
+        top.bad("agent_port", agent_port, "a port, 1 to 65535, or 0 for none")
+
     part = top.part("session", {})
     environment = part.part("environment", {})
     session = Session(
@@ -586,6 +592,7 @@ def parse(data: Any) -> Document:
         images=images,
         egress=egress,
         egress_port=egress_port,
+        agent_port=agent_port,
         profiles=profiles,
         quotas=_quotas(top.part("quotas", {})),
         quota_notice=top.parsed("quota_notice", durations.parse_duration, "5m"),

@@ -9,7 +9,7 @@ PROXY = "{gw}:3128"
 # Ports of hosts, and which hosts. Where the real service is not there, a stand-in listens (suite.py).
 PORTS = {
     "SSH": 22, "Docker API": 2376, "Docker API without TLS": 2375, "Swarm's managers": 2377, "Swarm's gossip": 7946, "registry": 5000,
-    "registry, the write side": 5001, "homes service": 8700, "egress daemon": 8701, "rpcbind": 111, "NFS": 2049, "NFS mount": 20048, "SMB": 445,
+    "registry, the write side": 5001, "homes service": 8700, "egress daemon": 8701, "session agent": 8702, "rpcbind": 111, "NFS": 2049, "NFS mount": 20048, "SMB": 445,
     "Traefik's API": 8099, "metrics": 9100, "a published port": 32768, "squid of the node": 3128,
 }  # fmt: skip
 UDP = {"Swarm's gossip": 7946, "VXLAN": 4789, "rpcbind": 111, "NFS": 2049, "DNS": 53}
@@ -46,7 +46,7 @@ def _platform() -> list[Case]:
             quiet = "the real service has the port, and answers nothing" if host == "node" and port in (7946, 4789) else ""
             found.append(case(_family(service, host), f"{service} by UDP ({host})", "datagram", to=f"{{{host}}}:{port}", unshown=quiet))
     for name, text in (("Docker API", "{control}:2376"), ("Docker API of the node", "127.0.0.1:2375"), ("homes service", "{control}:8700"), ("Swarm", "{control}:7946"),
-                       ("egress daemon", "{node}:8701"), ("SSH of the node", "{node}:22")):  # fmt: skip
+                       ("egress daemon", "{node}:8701"), ("session agent", "{node}:8702"), ("SSH of the node", "{node}:22")):  # fmt: skip
         found.append(case("the platform by the proxy", f"CONNECT to {name}", "stream", dial=PROXY, connect=text, send="{token}\n",
                           sign="text:SSH" if "SSH" in name else ""))  # fmt: skip
         found.append(case("the platform by the proxy", f"GET from {name}", "stream", dial=PROXY, send=f"GET http://{text}/{{token}} HTTP/1.1\r\nHost: {text}\r\n\r\n",

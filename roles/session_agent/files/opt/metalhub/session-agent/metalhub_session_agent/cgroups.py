@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import subprocess
@@ -49,26 +50,22 @@ class Cgroups:
                         raise Gone(container) from None
         return read_figures(texts)
 
-    def reclaim(self, container: str, keep: int, wanted: t.Callable[[], bool]) -> int:
-        """Let the kernel take what it can of a container's memory but for `keep`, while `wanted()`. Returns what is left. Raises Gone.
+    def reclaim(self, container: str, wanted: t.Callable[[], bool]) -> int:
+        """Let the kernel take what it can of a container's memory, while `wanted()`. Returns what is left. Raises Gone.
 
-        Another process does it: the kernel goes on until it is done or the writer is killed, and nobody who wakes a session may wait for that.
+        Another process does it: the kernel goes on until it is done or the writer is killed, and who wakes a session may not wait for that.
         """
-        memory = self.figures(container).memory
         if self.version == 2:
-            file, text = f"{self._place(container, '.')}/memory.reclaim", str(max(0, memory - keep))
+            file, text = f"{self._place(container, '.')}/memory.reclaim", str(self.figures(container).memory)
         else:
             file, text = f"{self._place(container, 'memory')}/memory.force_empty", "0"
         # It fails where not all could be had, and what was had is what counts.
-        writer = subprocess.Popen(
-            ["/bin/sh", "-c", 'printf %s "$1" > "$2"', "sh", text, file], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        argv, nowhere = ["/bin/sh", "-c", 'printf %s "$1" > "$2"', "sh", text, file], subprocess.DEVNULL
+        writer = subprocess.Popen(argv, stdin=nowhere, stdout=nowhere, stderr=nowhere)
         try:
-            while writer.poll() is None and wanted() and memory > keep:
-                try:
-                    writer.wait(0.02)
-                except subprocess.TimeoutExpired:
-                    memory = self.figures(container).memory
+            while writer.poll() is None and wanted():
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    writer.wait(0.01)
         finally:
             writer.kill()
             writer.wait()

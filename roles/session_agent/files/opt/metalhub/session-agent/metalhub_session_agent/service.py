@@ -92,7 +92,7 @@ class Agent:
         wall: t.Callable[[], float] = time.time,
         clock: t.Callable[[], float] = time.monotonic,
     ) -> None:
-        self._largest, self._keep = int(settings["largest"]), int(settings["keep"])
+        self._largest = int(settings["largest"])
         self._engine, self._cgroups, self._node, self._wall, self._clock = engine, cgroups, node, wall, clock
         self._sessions: dict[str, Session] = {}
         self._lock = threading.RLock()
@@ -115,7 +115,7 @@ class Agent:
             time.sleep(1)
 
     def follow(self) -> None:
-        """List the containers, then hear events until the engine ends them. Those since before the list are heard too, so none is missed."""
+        """List the containers, then hear events, those since before the list too, so that none is missed, until the engine ends them."""
         since = self._wall()
         self.look()
         filters = {"type": ["container"], "label": [LABEL], "event": list(EVENTS)}
@@ -198,8 +198,8 @@ class Agent:
                     return
                 one.state = RECLAIMING
             progress = Progress.start(figures.memory, self._clock())
-            while one.state == RECLAIMING and not progress.ended(self._keep, self._clock()):
-                progress = progress.after(self._cgroups.reclaim(container, self._keep, lambda: one.state == RECLAIMING))
+            while one.state == RECLAIMING and not progress.ended(self._clock()):
+                progress = progress.after(self._cgroups.reclaim(container, lambda: one.state == RECLAIMING))
         except Gone:
             return
         with self._lock:

@@ -1,0 +1,135 @@
+"""What is done on the node: sessions are made, paused and woken by the engine's API, and the agent is asked as the hub asks it.
+
+    python3 -m hibernation.node SANDBOX MIB CYCLES      prints what was measured as a line of JSON
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import ssl
+import sys
+import time
+import typing as t
+
+sys.path.insert(0, "/opt/metalhub/session-agent")
+
+from metalhub_session_agent.engine_api import Engine, EngineError  # noqa: E402
+
+from . import IMAGE  # noqa: E402
+from .holder import PORT  # noqa: E402
+
+PKI = "/etc/metalhub/pki"
+engine = Engine()
+
+
+def ask_agent(path: str, address: str = "127.0.0.1") -> t.Any:
+    """One question to the agent with the hub's certificate."""
+    context = ssl.create_default_context(cafile=f"{PKI}/ca.crt")
+    context.check_hostname = False
+    context.load_cert_chain(f"{PKI}/hub-client.crt", f"{PKI}/hub-client.key")
+    connection = http.client.HTTPSConnection(address, 8702, timeout=20, context=context)
+    try:
+        connection.request("GET", path)
+        text = connection.getresponse().read().decode()
+    finally:
+        connection.close()
+    return json.loads(text) if text.startswith("{") else text
+
+
+class Session:
+    """One container as the hub's services make them, but for Swarm."""
+
+    def __init__(self, name: str, sandbox: str, mib: int, limit: int = 0) -> None:
+        self.name = name
+        self.remove()
+        self.container = engine.request("POST", f"/containers/create?name={name}", {
+            "Image": IMAGE, "Cmd": ["python3", "-m", "hibernation.holder", str(mib)], "User": "1000:1000",
+            "Env": [f"METALHUB_SANDBOX={sandbox}", "PYTHONPATH=/hibernation", "PYTHONDONTWRITEBYTECODE=1"], "Labels": {"metalhub.session": name},
+            "HostConfig": {"Binds": ["/usr:/usr:ro", "/opt/hibernation-test:/hibernation:ro"], "CapDrop": ["ALL"], "ReadonlyRootfs": True,
+                           "Memory": limit or (mib + 1024) << 20, "RestartPolicy": {"Name": "no"}},
+        })["Id"]  # fmt: skip
+        engine.request("POST", f"/containers/{self.container}/start")
+        self.address = engine.request("GET", f"/containers/{self.container}/json")["NetworkSettings"]["IPAddress"]
+        self.channel = self._connect()
+
+    def _connect(self) -> t.Any:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                return socket.create_connection((self.address, PORT), timeout=120).makefile("rw")
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+    def ask(self, question: str) -> t.Any:
+        """One question to what runs in it."""
+        self.channel.write(question + "\n")
+        self.channel.flush()
+        return json.loads(self.channel.readline())
+
+    def pause(self) -> None:
+        """Pause it, as the hub does."""
+        engine.request("POST", f"/containers/{self.container}/pause")
+
+    def unpause(self) -> None:
+        """Let it go on."""
+        engine.request("POST", f"/containers/{self.container}/unpause")
+
+    def figures(self) -> t.Any:
+        """What the agent says of it; None where it says nothing."""
+        return next((one for one in ask_agent("/status")["sessions"] if one["container"] == self.container), None)
+
+    def wait(self, *states: str, seconds: float = 60) -> t.Any:
+        """Its figures once it is in one of the states."""
+        deadline = time.monotonic() + seconds
+        while (found := self.figures()) is None or found["state"] not in states:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.name} is not {' or '.join(states)}: {found}")
+            time.sleep(0.05)
+        return found
+
+    def remove(self) -> None:
+        """End it, and forget it."""
+        try:
+            engine.request("DELETE", f"/containers/{self.name}?force=true&v=true")
+        except EngineError as error:
+            if error.status != 404:
+                raise
+
+
+def measure(sandbox: str, mib: int, cycles: int) -> dict[str, t.Any]:
+    """Hibernate and wake a session so many times; at last read all of its memory."""
+    one = Session(f"hibernate-{sandbox}", sandbox, mib)
+    try:
+        digest, count = one.ask("all")["digest"], one.ask("small")["count"]
+        held, left, seconds, wakes = [], [], [], []
+        for _ in range(cycles):
+            # All of it is in memory before, or what stayed in swap the last time would make the next easier than it is.
+            one.ask("all")
+            before = one.figures()["memory"]
+            one.pause()
+            found = one.wait("reclaimed", seconds=120)
+            held.append(before)
+            left.append(found["memory"])
+            seconds.append(found["seconds"])
+            start = time.monotonic()
+            one.unpause()
+            answer = one.ask("small")["count"]
+            wakes.append(time.monotonic() - start)
+            count += 1
+            if answer != count:
+                raise AssertionError(f"the session counted to {answer} and not to {count}")
+        start = time.monotonic()
+        after = one.ask("all")
+        touched = time.monotonic() - start
+        return {"sandbox": sandbox, "mib": mib, "cycles": cycles, "same": after["digest"] == digest and after["count"] == count,
+                "held": held, "left": left, "seconds": seconds, "wakes": wakes, "touched": touched}  # fmt: skip
+    finally:
+        one.remove()
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))
