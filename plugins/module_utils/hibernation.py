@@ -1,7 +1,7 @@
 """When a session can hibernate, how far its memory is given back, and what the node's control groups say of it.
 
 A hibernated session is paused, and its memory is in swap: the kernel is asked to reclaim it until it stops shrinking. Under gVisor the
-memory of a session is shared memory of the sandbox's process, of which the kernel may free only a part in one go, so that once is not enough.
+memory of a session is shared memory of the sandbox's process, of which the kernel may free only a part in one go: once is not enough.
 
 Pure: texts of the control groups' files (both versions) come in; decisions, numbers and words go out. Sizes are bytes, times seconds.
 """

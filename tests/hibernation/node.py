@@ -1,6 +1,6 @@
 """What is done on the node: sessions are made, paused and woken by the engine's API, and the agent is asked as the hub asks it.
 
-    python3 -m hibernation.node SANDBOX MIB CYCLES      prints what was measured as a line of JSON
+    python3 -m hibernation.node FUNCTION SANDBOX [NUMBER...]      calls a function of this file and prints what it gives as a line of JSON
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import http.client
 import json
 import socket
 import ssl
+import subprocess
 import sys
 import time
 import typing as t
@@ -131,5 +132,104 @@ def measure(sandbox: str, mib: int, cycles: int) -> dict[str, t.Any]:
         one.remove()
 
 
+def refused(sandbox: str, mib: int) -> dict[str, t.Any]:
+    """A session that may not hibernate is asked about, and paused all the same."""
+    one = Session(f"refused-{sandbox}", sandbox, mib)
+    try:
+        digest = one.ask("all")["digest"]
+        before = one.wait("running")["memory"]
+        check = ask_agent(f"/check/{one.name}")
+        one.pause()
+        one.wait("frozen")
+        time.sleep(1)
+        after = one.figures()
+        one.unpause()
+        return {"check": check, "state": after["state"], "before": before, "after": after["memory"], "same": one.ask("all")["digest"] == digest}
+    finally:
+        one.remove()
+
+
+def _kill_in_the_middle(one: Session) -> None:
+    one.pause()
+    one.wait("reclaiming")
+    subprocess.run(["systemctl", "kill", "-s", "KILL", "metalhub-session-agent"], check=True)
+
+
+def killed(sandbox: str, mib: int) -> dict[str, t.Any]:
+    """The agent is killed in mid-reclaim: the session is woken without it, and the next time is left to the agent that comes after."""
+    one = Session(f"killed-{sandbox}", sandbox, mib)
+    try:
+        first = one.ask("all")
+        check = ask_agent(f"/check/{one.name}")
+        _kill_in_the_middle(one)
+        one.unpause()
+        woken = one.ask("all") == first
+        deadline = time.monotonic() + 30
+        while True:  # the unit comes back by itself
+            try:
+                ask_agent("/status")
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+        one.wait("running")
+        _kill_in_the_middle(one)
+        time.sleep(2)
+        left = one.wait("reclaimed")["memory"]
+        paused = engine.request("GET", f"/containers/{one.container}/json")["State"]["Paused"]
+        one.unpause()
+        return {"check": check, "woken": woken, "left": left, "paused": paused, "same": one.ask("all") == first}
+    finally:
+        one.remove()
+
+
+def interrupted(sandbox: str, mib: int) -> dict[str, t.Any]:
+    """A session is woken in mid-reclaim: what it answers, and how much the kernel goes on to take from it afterwards."""
+    one = Session(f"interrupted-{sandbox}", sandbox, mib)
+    try:
+        first = one.ask("all")
+        one.pause()
+        one.wait("reclaiming")
+        one.unpause()
+        same = one.ask("all") == first
+        state, memory = (found := one.figures())["state"], found["memory"]
+        time.sleep(1)
+        return {"same": same, "state": state, "memory": memory, "later": one.figures()["memory"]}
+    finally:
+        one.remove()
+
+
+def out_of_memory(sandbox: str, mib: int) -> t.Any:
+    """A session takes memory until the kernel ends it: what the agent says of it afterwards."""
+    one = Session(f"oom-{sandbox}", sandbox, mib, limit=2 * mib << 20)
+    try:
+        one.wait("running")
+        try:
+            one.ask("grow")
+        except (OSError, ValueError):
+            pass  # it is gone
+        return one.wait("ended", seconds=90)
+    finally:
+        one.remove()
+
+
+def strangers(_: str) -> dict[str, str]:
+    """What others than the hub get: a host's own certificate, and none."""
+    said = {}
+    for name, certificate in {"node": f"{PKI}/node", "none": ""}.items():
+        context = ssl.create_default_context(cafile=f"{PKI}/ca.crt")
+        context.check_hostname = False
+        if certificate:
+            context.load_cert_chain(f"{certificate}.crt", f"{certificate}.key")
+        connection = http.client.HTTPSConnection("127.0.0.1", 8702, timeout=10, context=context)
+        try:
+            connection.request("GET", "/status")
+            said[name] = str(connection.getresponse().status)
+        except OSError as error:
+            said[name] = type(error).__name__
+    return said
+
+
 if __name__ == "__main__":
-    print(json.dumps(measure(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))
+    print(json.dumps(globals()[sys.argv[1]](sys.argv[2], *map(int, sys.argv[3:]))))
