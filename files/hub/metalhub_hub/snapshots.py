@@ -25,14 +25,14 @@ ASKED = "asked"
 NOTHING_RAN = frozenset(("rejected",))
 
 NOT_MANAGED = "Snapshots are not offered here: the homes are on a storage that the platform does not manage."
-NOT_KEPT = "Snapshots are not offered here: an administrator has turned them off."
+NOT_KEPT = "No snapshots are taken here: an administrator has turned them off."
 BUSY = "A home is restored only while no session uses it: stop all sessions first, then try again."
 AWAY = "The storage does not answer right now; try again in a minute."
 
 # Why a snapshot was taken, for its user.
 WHY = {
     ASKED: "you asked for it",
-    snapshot_plan.BEFORE_RESTORE: "what a restore replaced",
+    snapshot_plan.BEFORE_RESTORE: "your home before a restore",
     "idle": "a session was stopped because nothing ran in it",
     "max_session": "a session reached its longest time",
     "quota": "a session was stopped because a quota was used up",
