@@ -61,11 +61,11 @@ $(systemctl list-units --plain --no-legend --all 'metalhub-*@*' | cut -d' ' -f1)
 
     # 2. Homes, only where they were named, while their file system is still mounted. btrfs subvolumes are deleted as such.
     if [ -n "$homes" ] && [ -d "$homes" ]; then
-        for home in "$homes"/*; do
+        for home in "$homes"/* "$(dirname "$homes")"/.snapshots/*/*; do
             [ -e "$home" ] || continue
             btrfs subvolume delete "$home" > /dev/null 2>&1 || rm -rf --one-file-system -- "$home"
         done
-        say "deleted the homes in $homes"
+        say "deleted the homes in $homes, and their snapshots"
     fi
     stop automount swap mount
 

@@ -7,6 +7,7 @@ import typing as t
 from dataclasses import dataclass
 
 from .sizes import parse_size
+from .snapshot_plan import check_free, check_keep
 
 LABEL = "metalhub-homes"
 MIN_LOOP_BYTES = 256 * 2**20
@@ -40,7 +41,7 @@ _PACKAGES = {
 
 def unit_name(path: str, suffix: str = "mount") -> str:
     r"""Name of the unit of a path, as ``systemd-escape --path`` gives it (systemd.unit(5)): ``/srv/a-b`` is ``srv-a\x2db.mount``."""
-    inner = "/".join(part for part in path.split("/") if part)
+    inner = "/".join(part for part in path.split("/") if part not in ("", "."))
     if not inner:
         return f"-.{suffix}"
     escaped = ""
@@ -76,14 +77,16 @@ def loop_bytes(size: object) -> int:
 def storage_refusal(settings: t.Mapping[str, t.Any], facts: t.Mapping[str, str]) -> str:
     """Say why a storage host cannot be set up so, or nothing. It decides alone whether a device may be formatted.
 
-    ``settings`` has device, loop_file, loop_size, path and node_path; ``facts`` is what the role's probe saw: mounted (file
-    system type at the path), label, quota (on, off), inside (a name in an unmounted directory), and for a device exists,
-    bytes, signatures, zeros and ours (yes, no).
+    ``settings`` has device, loop_file, loop_size, path, node_path, snapshots_keep and snapshots_free; ``facts`` is what the role's
+    probe saw: mounted (file system type at the path), label, quota (on, off), inside (a name in an unmounted directory), and for a
+    device exists, bytes, signatures, zeros and ours (yes, no).
     """
     device = settings["device"]
     try:
         for name in ("path", "node_path", "loop_file"):
             check_path(f"storage_{name}", settings[name])
+        check_keep(settings["snapshots_keep"])
+        check_free(settings["snapshots_free"])
         if device == "loop":
             wanted = loop_bytes(settings["loop_size"])
     except ValueError as error:

@@ -118,3 +118,43 @@ def test_a_full_disk_on_a_node(cluster: Cluster, guest: Guest, refusal: Callable
         cluster.ssh(first, f"umount {place}")
     cluster.only(first)
     cluster.admin.as_user(USER).start(USER, None)
+
+
+def test_a_stop_leaves_a_snapshot_that_brings_back_a_deleted_file(cluster: Cluster, guest: Guest) -> None:
+    name, snapshots = "t-snapshot", "/hub/metalhub/api/users/t-snapshot/snapshots"
+    user, admin = guest(name), cluster.admin
+    user.start(name, "notebook")
+    with user.kernel(name) as kernel:
+        kernel.run("import pathlib; pathlib.Path('/home/user/kept.txt').write_text('what is dear to me')")
+        kernel.run("pathlib.Path('/home/user/later.txt').unlink(missing_ok=True)")
+    # While it runs nothing is restored, also not what somebody asks for.
+    taken = user.request("POST", snapshots, {})
+    assert taken.status == 201, taken
+    refused = user.request("POST", f"{snapshots}/{taken.json()['name']}/restore", {})
+    assert refused.status == 409 and "stop all sessions first" in refused.json()["message"], refused
+    user.stop(name)
+
+    def newest() -> dict[str, str]:
+        found: dict[str, str] = next(iter(admin.request("GET", snapshots).json()["snapshots"]), {})
+        return found
+
+    ended = wait("the snapshot of the session's end", lambda: newest() if newest().get("cause") == "user" else None, 30)
+    home = cluster.home(name)
+    limit = "btrfs qgroup show -r -f --raw {0} | tail -n 1 | awk '{{print $4}}'"
+    before = cluster.ssh(cluster.storage, limit.format(home))
+    cluster.ssh(cluster.storage, f"rm {home}/kept.txt && echo new > {home}/later.txt")
+    assert guest("t-somebody").request("POST", f"{snapshots}/{ended['name']}/restore", {}).status == 404
+    done = user.request("POST", f"{snapshots}/{ended['name']}/restore", {})
+    assert done.status == 200, done
+    assert cluster.ssh(cluster.storage, limit.format(home)) == before
+    user.start(name, "notebook")
+    with user.kernel(name) as kernel:
+        said = kernel.run("import pathlib; home = pathlib.Path('/home/user'); print((home / 'kept.txt').read_text(), (home / 'later.txt').exists())")
+        assert said.strip() == "what is dear to me False"
+        kernel.run("(home / 'written.txt').write_text('a restored home can be written to')")
+    user.stop(name)
+    # The restore can be undone.
+    assert user.request("POST", f"{snapshots}/{done.json()['before']}/restore", {}).status == 200
+    assert cluster.ssh(cluster.storage, f"cat {home}/later.txt") == "new"
+    output = cluster.ssh(cluster.control, f"metalhub snapshot list {name}")
+    assert ended["name"] in output and "before_restore" in output

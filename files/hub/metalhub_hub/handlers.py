@@ -10,7 +10,7 @@ from jupyterhub.handlers import BaseHandler
 from jupyterhub.scopes import needs_scope
 from tornado import web
 
-from . import egress, nodes, platform, session_pages, spawner, usage
+from . import egress, nodes, platform, session_pages, snapshot_pages, spawner, usage
 from .core.egress_report import plain
 from .engine import EngineUnknown
 
@@ -100,6 +100,7 @@ class NodesAPIHandler(APIHandler):  # type: ignore[misc]
 
 HANDLERS = [
     *session_pages.HANDLERS,
+    *snapshot_pages.HANDLERS,
     (r"/metalhub/room", RoomHandler),
     (r"/metalhub/egress", EgressHandler),
     (r"/metalhub/api/egress", EgressAPIHandler),

@@ -20,6 +20,7 @@ from .homes import Homes
 from .policy import Refused
 from .quota import Quota
 from .sessions import Sessions
+from .snapshots import Snapshots
 
 log = logging.getLogger("metalhub")
 
@@ -77,6 +78,7 @@ class Platform:
         self.images = Images(document.images_file)
         self.audit = Audit(f"{document.state}/audit.jsonl")
         self.sessions = Sessions(self)
+        self.snapshots = Snapshots(self)
         self.quota = Quota(self, database_url(document))
         self.proxy: Any = None
         self._tasks: list[asyncio.Task[None]] = []

@@ -92,6 +92,10 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
     def _from_form(self) -> Any:
         return lambda form: {"profile": form["profile"][0]} if form.get("profile") else {}
 
+    @default("post_stop_hook")
+    def _post_stop_hook(self) -> Any:
+        return self.platform.snapshots.session_ended
+
     @default("apply_user_options")
     def _apply(self) -> Any:
         return MetalhubSpawner.apply_options
@@ -191,6 +195,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         self._tell(5, "queue", "Opening your home and looking for a place")
         image = host.images.reference(profile.image)
         size = policy.home_size(document, self.user.name, self.groups)
+        await host.snapshots.ready(home, lambda: self._tell(5, "queue", "Waiting until your home is restored"))
         await asyncio.gather(host.homes.ensure(home, size), self._check_room(profile))
         mark("home")
         self._tell(25, "placing", "Finding a machine with room")

@@ -13,7 +13,15 @@ from ansible_collections.metalhub.platform.plugins.module_utils import storage_p
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-SETTINGS = {"device": "loop", "loop_file": "/var/lib/homes.img", "loop_size": "10G", "path": "/srv/metalhub", "node_path": "/srv/metalhub"}
+SETTINGS = {
+    "device": "loop",
+    "loop_file": "/var/lib/homes.img",
+    "loop_size": "10G",
+    "path": "/srv/metalhub",
+    "node_path": "/srv/metalhub",
+    "snapshots_keep": 5,
+    "snapshots_free": 10,
+}
 EMPTY = {
     "mounted": "",
     "label": "",
@@ -41,6 +49,7 @@ def refusal(facts: dict[str, str], **changes: object) -> str:
         ("/srv/a-b", r"srv-a\x2db.mount"),
         ("/.hidden/x.y", r"\x2ehidden-x.y.mount"),
         ("/a/.b", "a-.b.mount"),
+        ("/./a/.", "a.mount"),
         ("/é", r"\xc3\xa9.mount"),
     ],
 )
@@ -90,6 +99,8 @@ def test_nothing_that_holds_data_is_formatted(device: str, signatures: list[str]
         ({"path": "/srv/../etc"}, {}, "storage_path is '/srv/../etc'"),
         ({"path": "srv"}, {}, "storage_path is 'srv'; legal is an absolute path"),
         ({"node_path": "/a b"}, {}, "storage_node_path is '/a b'"),
+        ({"snapshots_keep": -1}, {}, "storage_snapshots_keep is -1; legal is a whole number from 0 (no snapshots) to 100"),
+        ({"snapshots_free": 99}, {}, "storage_snapshots_free is 99; legal is a percentage from 0 to 90"),
     ],
 )
 def test_refusals(changes: dict[str, object], facts: dict[str, str], words: str) -> None:
