@@ -447,6 +447,7 @@ class Quota:
             for row in hold.rows.values():
                 seconds = min(now, span.end) - max(row.started, span.start)
                 hours[row.resource] += max(0, seconds) * row.count
+        GPU_HOURS.clear()  # a kind that nobody used in this month would keep what it had in the one before
         for resource, seconds in hours.items():
             if quotas.covers("gpu", resource):
                 GPU_HOURS.labels(resource).set(seconds / 3600)
