@@ -10,7 +10,7 @@ from jupyterhub.handlers import BaseHandler
 from jupyterhub.scopes import needs_scope
 from tornado import web
 
-from . import __version__, egress, nodes, openapi, platform, session_pages, spawner, usage
+from . import __version__, admin_sessions, audit_pages, egress, nodes, openapi, platform, session_pages, spawner, usage
 from .core.egress_report import plain
 from .engine import EngineUnknown
 from .openapi import array, fields, integer, mapping, named, number, text, truth
@@ -154,6 +154,8 @@ HANDLERS = [
     (r"/metalhub/api/egress", EgressAPIHandler),
     (r"/metalhub/api/nodes", NodesAPIHandler),
     *usage.HANDLERS,
+    *admin_sessions.HANDLERS,
+    *audit_pages.HANDLERS,
     openapi.handler(lambda: HANDLERS, __version__),
     (r"/metalhub/static/(.*)", web.StaticFileHandler, {"path": str(STATIC)}),
 ]

@@ -48,7 +48,7 @@ SESSION = named("Session", fields(_ALWAYS, "While it runs, all keys are there.",
 EXTENDED = named("Extended", fields({"extended": integer("seconds that it got"), "message": text("a sentence"), **_ALWAYS}, **_RUNNING))
 
 
-class _Quiet:
+class Quiet:
     """An open page is no sign of somebody at work."""
 
     def _record_activity(self, obj: Any, timestamp: Any = None) -> bool:
@@ -71,7 +71,7 @@ def _extend(spawner: Any, seconds: int) -> dict[str, Any]:
     return {"extended": granted, "message": message, **platform.current().sessions.view(spawner)}
 
 
-class SessionsAPIHandler(_Quiet, APIHandler):  # type: ignore[misc]
+class SessionsAPIHandler(Quiet, APIHandler):  # type: ignore[misc]
     """GET /hub/metalhub/api/users/<user>/sessions: the user's sessions."""
 
     @openapi.operation("A user's sessions", "read:servers", answer=fields({"sessions": array(SESSION)}))
@@ -84,7 +84,7 @@ class SessionsAPIHandler(_Quiet, APIHandler):  # type: ignore[misc]
         self.finish({"sessions": [view(spawner) for _, spawner in sorted(user.spawners.items())]})
 
 
-class ExtendAPIHandler(_Quiet, APIHandler):  # type: ignore[misc]
+class ExtendAPIHandler(Quiet, APIHandler):  # type: ignore[misc]
     """POST /hub/metalhub/api/users/<user>/session/extend, or …/sessions/<name>/extend, with ``{"by": "30m"}`` or nothing."""
 
     # Administrators' tools need not be able to start sessions for that.
@@ -109,7 +109,7 @@ class ExtendAPIHandler(_Quiet, APIHandler):  # type: ignore[misc]
         self.finish(_extend(_server(self.find_user(user_name), server_name), seconds))
 
 
-class NoticeHandler(_Quiet, BaseHandler):  # type: ignore[misc]
+class NoticeHandler(Quiet, BaseHandler):  # type: ignore[misc]
     """/hub/metalhub/notice/<user>, or …/<user>/<name>: for a page of that session, opened by its owner.
 
     GET is what happens next, with a ticket; POST with ``{"ticket": …}`` extends the session by one step.
