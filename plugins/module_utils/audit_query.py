@@ -41,8 +41,7 @@ class Query:
         at = at_of(line)
         if at and not self._in_time(at):
             return False
-        # The log writes a text as it is, or where it cannot with escapes.
-        return all(part in line for part in self._parts) or b"\\u" in line
+        return all(part in line for part in self.parts)
 
     def fits(self, event: Mapping[str, Any]) -> bool:
         """Whether an event is asked for."""
@@ -76,11 +75,12 @@ class Query:
         return _shifted(self.until, SLACK) if self.until else "~"
 
     @cached_property
-    def _parts(self) -> tuple[bytes, ...]:
-        # A text's end: "user:ann" and "ann" have the same.
-        return tuple(
-            json.dumps(part, ensure_ascii=False)[1:].encode(errors="replace") for part in (self.user, self.cause, self.actor) if part
-        )
+    def parts(self) -> tuple[bytes, ...]:
+        """Bytes that are in each line that is asked for. Of texts beyond ASCII none: the log writes them in more ways than one."""
+        # The ends of texts: "user:ann" and "ann" have the same.
+        ends = [json.dumps(part)[1:] for part in (self.user, self.cause, self.actor) if part and part.isascii()]
+        kind = [f',"kind":{json.dumps(self.kind)[:-1]}'] if self.kind and self.kind.isascii() else []
+        return tuple(part.encode() for part in (*ends, *kind))
 
 
 def at_of(line: bytes) -> str:

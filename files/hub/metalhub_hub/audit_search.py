@@ -32,32 +32,59 @@ class Found:
 
 
 @dataclass(frozen=True)
-class _Line:
-    """A line and its place: the number of its file's first line, and where in that file it begins."""
+class _Block:
+    """Whole lines, and their place: the number of their file's first line, and where in that file they begin."""
 
     first: int
     begin: int
-    text: bytes
+    data: bytes
+
+    def cursor(self, offset: int = 0) -> str:
+        """What goes on before the line that begins at ``offset`` of these."""
+        return f"{self.first}-{self.begin + offset}"
 
 
 def search(directory: Path, query: Query, limit: int, cursor: str = "", most: int = READ_AT_MOST) -> Found:
     """At most ``limit`` events, after those before ``cursor``. Raises OSError, and ValueError for a cursor that is none."""
     events: list[dict[str, Any]] = []
     odd = read = 0
-    last = _Line(0, 0, b"")
-    for last in _backwards(directory, cursor, query):
-        at = at_of(last.text)
-        if query.before(at):
-            return Found(tuple(events), "", odd)
-        read += len(last.text)
-        if query.may(last.text):
-            event = audit_chain.read(last.text)
+    for block in _backwards(directory, cursor, query):
+        first_at = at_of(block.data[:100])
+        if query.after(first_at):
+            continue
+        for offset, line in _candidates(block.data, query.parts):
+            at = at_of(line)
+            if query.before(at):
+                return Found(tuple(events), "", odd)
+            if not query.may(line):
+                continue
+            event = audit_chain.read(line)
             odd += event is None
             if event is not None and query.fits(event):
                 events.append(event)
-        if len(events) == limit or read > most:
-            return Found(tuple(events), f"{last.first}-{last.begin}", odd, at)
+                if len(events) == limit:
+                    return Found(tuple(events), block.cursor(offset), odd, at)
+        read += len(block.data)
+        if query.before(first_at):
+            break
+        if read > most:
+            return Found(tuple(events), block.cursor(), odd, first_at)
     return Found(tuple(events), "", odd)
+
+
+def _candidates(data: bytes, parts: tuple[bytes, ...]) -> Iterator[tuple[int, bytes]]:
+    """The lines that may have all parts, the last one first, each with where it begins. The longest part is the rarest, as a rule."""
+    end = len(data)
+    if not parts:
+        for line in reversed(data.split(b"\n")[:-1]):
+            end -= len(line) + 1
+            yield end, line + b"\n"
+        return
+    part = max(parts, key=len)
+    while (hit := data.rfind(part, 0, end)) >= 0:
+        begin = data.rfind(b"\n", 0, hit) + 1
+        yield begin, data[begin : data.index(b"\n", hit) + 1]
+        end = begin
 
 
 def lines(directory: Path, query: Query) -> Iterator[bytes]:
@@ -82,7 +109,7 @@ def _files(directory: Path, query: Query) -> list[Path]:
     return found[skip:]
 
 
-def _backwards(directory: Path, cursor: str, query: Query) -> Iterator[_Line]:
+def _backwards(directory: Path, cursor: str, query: Query) -> Iterator[_Block]:
     """Lines from the end on, or from a cursor on. A file that the hub renames meanwhile is the same one under its first line's number."""
     match = _CURSOR.fullmatch(cursor) if cursor else None
     if cursor and match is None:
@@ -94,13 +121,12 @@ def _backwards(directory: Path, cursor: str, query: Query) -> Iterator[_Line]:
         first = int(event["seq"]) if event else int(re.sub(r"\D", "", path.stem) or 0)
         if query.after(at_of(line)) or (match and first > at_file):
             continue
-        end = at_byte if match and first == at_file else -1
-        for begin, text in _lines_from_the_end(path, end):
-            yield _Line(first, begin, text)
+        for begin, data in _from_the_end(path, at_byte if match and first == at_file else -1):
+            yield _Block(first, begin, data)
 
 
-def _lines_from_the_end(path: Path, end: int) -> Iterator[tuple[int, bytes]]:
-    """A file's lines before byte ``end`` (-1: its end), the last one first, with the place at which each begins."""
+def _from_the_end(path: Path, end: int) -> Iterator[tuple[int, bytes]]:
+    """A file's whole lines before byte ``end`` (-1: its end), some at a time, the last ones first, with where they begin."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
         start = size if end < 0 else min(end, size)
@@ -112,9 +138,8 @@ def _lines_from_the_end(path: Path, end: int) -> Iterator[tuple[int, bytes]]:
             start = begin
             # What comes after the last newline is a line that is just being written.
             data = data[: data.rfind(b"\n") + 1]
-            parts = data.split(b"\n")[:-1]
-            place, open_begin = start + len(data), 1 if start else 0
-            for text in reversed(parts[open_begin:]):
-                place -= len(text) + 1
-                yield place, text + b"\n"
-            data = data[: place - start]
+            # The first line may have begun before.
+            whole = data.find(b"\n") + 1 if start else 0
+            if whole < len(data):
+                yield start + whole, data[whole:]
+            data = data[:whole]

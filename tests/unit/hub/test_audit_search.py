@@ -101,8 +101,8 @@ def test_lines_that_are_no_events_are_counted_and_cursors_are_checked(log: Path)
 def test_an_old_range_does_not_read_what_is_newer(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("metalhub_hub.core.audit_query.SLACK", timedelta(0))
     read: list[Path] = []
-    inner = audit_search._lines_from_the_end
-    monkeypatch.setattr(audit_search, "_lines_from_the_end", lambda path, end: (read.append(path), inner(path, end))[1])
+    inner = audit_search._from_the_end
+    monkeypatch.setattr(audit_search, "_from_the_end", lambda path, end: (read.append(path), inner(path, end))[1])
     assert numbers(search(log, Query(until=at(2)), 10)) == [2, 1]
     assert read == sorted(log.glob("audit-0*.jsonl"))[:1]
     read.clear()
