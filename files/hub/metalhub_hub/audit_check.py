@@ -34,7 +34,8 @@ MEMORY = "audit-checked.json"
 class Checked:
     """What a check found: whether lines ``first`` to ``last`` are as they were written, else ``words`` say where not and why.
 
-    ``sha256`` is that of line ``last``. ``first`` is above 1 where older files were moved away. ``at`` is a time as the log writes it.
+    ``last`` is the last line that was looked at, with its ``sha256``. ``first`` is above 1 where older files were moved away. ``at`` is a
+    time as the log writes it.
     """
 
     good: bool
@@ -83,7 +84,7 @@ class AuditCheck:
         self.last = found
         if not found.good:
             log.error("The audit log is not as it was written: %s", found.words)
-            self.host.audit.write("audit.broken", actor="hub", words=found.words, good_until=found.last)
+            self.host.audit.write("audit.broken", actor="hub", words=found.words)
         try:
             audit.replace_file(self.directory / MEMORY, json.dumps(asdict(found)))
         except OSError as error:
