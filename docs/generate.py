@@ -1,4 +1,4 @@
-"""Write the variable tables of the roles' READMEs from their argument specs, and the commands of docs/cli.md.
+"""Write the variable tables of the roles' READMEs from their argument specs, the commands of docs/cli.md, docs/api.md and docs/metrics.md.
 
 With --check: fail where one is stale.
 """
@@ -16,6 +16,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "files" / "hub"))
 
+from metalhub_hub import __version__, handlers, metrics, openapi  # noqa: E402
 from metalhub_hub.cli.commands import NOUNS  # noqa: E402
 from metalhub_hub.cli.frame import EXIT_CODES  # noqa: E402
 
@@ -78,11 +79,24 @@ def commands() -> str:
     return "\n".join(lines)
 
 
+def measures() -> str:
+    """The hub's metrics."""
+    lines = ["| metric | type | labels | what |", "|---|---|---|---|"]
+    for name, kind, labels, words in metrics.listed():
+        lines.append(f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {cell(words)} |")
+    return "\n".join(lines)
+
+
 def main() -> int:
     """Write, or with --check compare. The exit status is 1 when a table is stale or its place is missing."""
     check = "--check" in sys.argv[1:]
     stale = []
-    pages = [(ROOT / "docs/cli.md", "<!-- commands -->", "<!-- /commands -->", commands())]
+    api = openapi.markdown(openapi.document(handlers.HANDLERS, __version__))
+    pages = [
+        (ROOT / "docs/cli.md", "<!-- commands -->", "<!-- /commands -->", commands()),
+        (ROOT / "docs/api.md", "<!-- api -->", "<!-- /api -->", api),
+        (ROOT / "docs/metrics.md", "<!-- metrics -->", "<!-- /metrics -->", measures()),
+    ]
     for specs in sorted(ROOT.glob("roles/*/meta/argument_specs.yml")):
         role = specs.parents[1]
         readme = role / "README.md"

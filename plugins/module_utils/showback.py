@@ -110,9 +110,7 @@ def showback(intervals: Iterable[Interval], span: Span, zone: tzinfo, rates: Rat
         start, end = max(each.start, span.start), min(each.end, span.end)
         if end <= start:
             continue
-        parts = [(each.resource, float(each.count))]
-        if each.memory and each.resource == "cpu":
-            parts.append((MEMORY, each.memory / GIB))
+        parts = _parts(each.resource, each.count, each.memory)
         places = [kinds["user"].setdefault(each.user, {}), kinds["profile"].setdefault(each.profile, {}), total]
         places += [kinds["group"].setdefault(name, {}) for name in each.groups or ("",)]
         for resource, amount in parts:
@@ -135,6 +133,16 @@ def showback(intervals: Iterable[Interval], span: Span, zone: tzinfo, rates: Rat
         total=_sum("", total, rates),
         days=tuple((name, hours) for (name, _, _), hours in zip(days, by_day)),
     )
+
+
+def _parts(resource: str, count: int, memory: int) -> list[tuple[str, float]]:
+    """What an interval counts for: its resource and, beside CPUs, its memory in GiB."""
+    return [(resource, float(count)), *([(MEMORY, memory / GIB)] if memory and resource == "cpu" else [])]
+
+
+def cost(resource: str, count: int, memory: int, seconds: float, rates: Rates) -> float:
+    """What holding a resource for so long costs; ``memory`` is as in Interval."""
+    return sum(amount * seconds / 3600 * rates.price(name) for name, amount in _parts(resource, count, memory))
 
 
 def _sum(name: str, hours: Mapping[str, float], rates: Rates) -> Sum:

@@ -4,6 +4,7 @@
     audit-000000000001.jsonl  older ones, named by the number of their first line
     audit-head.json           the newest line's number and SHA-256, at most a second old
     audit-policy.json         digests of the document that the hub last started with
+    audit-checked.json        what the hub's last check of the chain found
     audit-torn-*              what was set aside of a line that was cut off
     audit-unchained*.jsonl    the log of releases without a chain
 """
@@ -68,7 +69,8 @@ def kept_head(directory: Path) -> Link | None:
         return None
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str) -> None:
+    """Write a file whole or not at all. Raises OSError."""
     new = path.with_name(f".{path.name}.new")
     with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640), "w", encoding="utf-8") as file:
         file.write(text)
@@ -174,7 +176,7 @@ class Audit:
         self.write("hub.started", document=str(document), sha256=hashlib.sha256(data).hexdigest(), changed=changed)
         if changed:
             try:
-                _replace(memory, json.dumps(now))
+                replace_file(memory, json.dumps(now))
             except OSError as error:
                 log.error("Cannot write %s: %s", memory, error)
 
@@ -302,7 +304,7 @@ class Audit:
             finally:
                 os.close(descriptor)
             with self._settling:
-                _replace(self._directory / "audit-head.json", json.dumps({"seq": last.seq, "sha256": last.sha256}) + "\n")
+                replace_file(self._directory / "audit-head.json", json.dumps({"seq": last.seq, "sha256": last.sha256}) + "\n")
         except OSError as error:
             log.error("Cannot bring the audit log %s to the disk: %s", self.path, error)
 

@@ -10,11 +10,64 @@ from jupyterhub.handlers import BaseHandler
 from jupyterhub.scopes import needs_scope
 from tornado import web
 
-from . import egress, nodes, platform, session_pages, snapshot_pages, spawner, usage
+from . import (
+    __version__,
+    admin_sessions,
+    audit_pages,
+    egress,
+    nodes,
+    openapi,
+    platform,
+    session_pages,
+    snapshot_pages,
+    spawner,
+    usage,
+)
 from .core.egress_report import plain
 from .engine import EngineUnknown
+from .openapi import array, fields, integer, mapping, named, number, text, truth
 
 STATIC = Path(__file__).parent / "static"
+
+
+NO_CLUSTER = "The cluster does not answer right now."
+_HAVE = fields({"total": number(), "free": number()})
+NODE = named(
+    "Node",
+    fields(
+        {
+            "name": text(),
+            "address": text("where the hub reaches it"),
+            "pool": text("empty where it runs no sessions"),
+            "state": text("Swarm's word for it: ready, down, unknown"),
+            "availability": text("active, pause or drain"),
+            "manager": truth("whether it is a manager of the swarm"),
+            "network": truth("whether the networks of sessions are up"),
+            "sessions": integer("how many it has"),
+            "cpus": _HAVE,
+            "memory": _HAVE,
+            "gpus": mapping(_HAVE, "GPUs or slices by the name that Swarm has for them"),
+        }
+    ),
+)
+REFUSALS_QUERY = {
+    "span": text("within the last", enum=list(egress.SPANS), default="day"),
+    "user": text("only this user's"),
+    "class": text("only this egress class's"),
+}
+REFUSALS = named(
+    "Refusals",
+    fields(
+        {
+            **{name: text() for name in REFUSALS_QUERY},
+            "since": text("from then on"),
+            "rows": array({"type": "object"}, "destination, who, how often, when last, and the line that would allow it"),
+            "nodes": mapping(text(), "how well the way out of each node is, in words"),
+            "silent": mapping(text(), "nodes that did not answer, with the reason"),
+            "cut": mapping(text(), "nodes with more than they tell at once, with the time from which on they counted"),
+        }
+    ),
+)
 
 
 class RoomHandler(BaseHandler):  # type: ignore[misc]
@@ -68,7 +121,13 @@ class EgressHandler(_Refusals, BaseHandler):  # type: ignore[misc]
 class EgressAPIHandler(_Refusals, APIHandler):  # type: ignore[misc]
     """GET /hub/metalhub/api/egress: the same as JSON."""
 
-    @needs_scope("admin-ui")
+    @openapi.operation(
+        "What sessions were refused on their way out, the most frequent first",
+        "admin-ui",
+        query=REFUSALS_QUERY,
+        answer=REFUSALS,
+        faults={400: "The span is not legal.", 503: NO_CLUSTER},
+    )
     async def get(self) -> None:
         view = await self.view()
         report = view["report"]
@@ -88,12 +147,14 @@ class EgressAPIHandler(_Refusals, APIHandler):  # type: ignore[misc]
 class NodesAPIHandler(APIHandler):  # type: ignore[misc]
     """GET /hub/metalhub/api/nodes: the swarm's nodes with what is free on each, for administrators."""
 
-    @needs_scope("admin-ui")
+    @openapi.operation(
+        "The cluster's nodes, with what is free on each", "admin-ui", answer=fields({"nodes": array(NODE)}), faults={503: NO_CLUSTER}
+    )
     async def get(self) -> None:
         try:
             snapshot = await platform.current().cluster.snapshot(1.0)
         except EngineUnknown:
-            raise web.HTTPError(503, "The cluster does not answer right now; try again in a minute.") from None
+            raise web.HTTPError(503, f"{NO_CLUSTER[:-1]}; try again in a minute.") from None
         self.set_header("Cache-Control", "no-store")
         self.finish({"nodes": nodes.rows(snapshot)})
 
@@ -106,5 +167,8 @@ HANDLERS = [
     (r"/metalhub/api/egress", EgressAPIHandler),
     (r"/metalhub/api/nodes", NodesAPIHandler),
     *usage.HANDLERS,
+    *admin_sessions.HANDLERS,
+    *audit_pages.HANDLERS,
+    openapi.handler(lambda: HANDLERS, __version__),
     (r"/metalhub/static/(.*)", web.StaticFileHandler, {"path": str(STATIC)}),
 ]

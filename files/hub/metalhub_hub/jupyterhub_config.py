@@ -46,7 +46,7 @@ auth.configure(c, document)
 
 c.JupyterHub.template_paths = [str(package / "templates")]
 c.JupyterHub.extra_handlers = handlers.HANDLERS
-style = hashlib.sha256((package / "static" / "metalhub.css").read_bytes()).hexdigest()[:12]
+style = hashlib.sha256(b"".join(path.read_bytes() for path in sorted((package / "static").iterdir()))).hexdigest()[:12]
 c.JupyterHub.template_vars = {
     "metalhub_style": style,
     "metalhub_native": document.auth.oidc is None,

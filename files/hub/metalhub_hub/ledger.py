@@ -244,6 +244,15 @@ class Ledger:
             found.append(Interval(user, groups[text], *rest))
         return found
 
+    def running(self) -> list[tuple[str, str, int, int, int]]:
+        """Of each session that holds something: its name, and a resource, its count, its memory and the seconds by now, closed ones too."""
+        table = _intervals.c
+        seconds = sa.func.sum(sa.func.coalesce(table.ended, table.seen) - table.started)
+        held = sa.select(table.session).where(table.ended.is_(None))
+        key = (table.session, table.resource, table.count, table.memory)
+        statement = sa.select(*key, seconds).where(table.session.in_(held)).group_by(*key)
+        return [(*row[:4], int(row[4])) for row in self._do(lambda connection: connection.execute(statement).all())]
+
     # Overrides
 
     def grant(self, user: str, override: Override, by: str, at: int) -> int:

@@ -13,6 +13,7 @@ from jupyterhub import orm
 
 from . import egress
 from .audit import Audit
+from .audit_check import AuditCheck
 from .cluster import Cluster
 from .config import Document
 from .engine import Engine, EngineRefused, EngineUnknown
@@ -77,6 +78,7 @@ class Platform:
         self.egress = egress.Nodes(document.egress_port, self.cluster, self.engine.tls)
         self.images = Images(document.images_file)
         self.audit = Audit(f"{document.state}/audit.jsonl")
+        self.audit_check = AuditCheck(self)
         self.sessions = Sessions(self)
         self.snapshots = Snapshots(self)
         self.quota = Quota(self, database_url(document))
@@ -89,6 +91,7 @@ class Platform:
         self._tasks = [asyncio.ensure_future(self._sweep_for_ever()), asyncio.ensure_future(self.egress.watch())]
         self._tasks.append(asyncio.ensure_future(self.sessions.watch()))
         self._tasks.append(asyncio.ensure_future(self.quota.watch()))
+        self._tasks.append(asyncio.ensure_future(self.audit_check.watch()))
 
     async def _sweep_for_ever(self) -> None:
         while True:
@@ -132,6 +135,11 @@ def use(platform: Platform) -> Platform:
     global _platform
     _platform = platform
     return platform
+
+
+def ready() -> bool:
+    """Whether this process has a platform."""
+    return _platform is not None
 
 
 def current() -> Platform:

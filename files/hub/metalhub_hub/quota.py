@@ -24,7 +24,7 @@ from .config import Document, Profile
 from .core import quota_notice, quotas
 from .core.quota_notice import Standing
 from .core.quotas import WINDOWS, Allowance, Key, Meter, Override, Request, Span, Usage, window_span
-from .core.showback import SESSION, Showback, showback
+from .core.showback import SESSION, Showback, cost, showback
 from .ledger import Granted, Held, Ledger, LedgerError
 from .policy import Refused
 
@@ -447,6 +447,7 @@ class Quota:
             for row in hold.rows.values():
                 seconds = min(now, span.end) - max(row.started, span.start)
                 hours[row.resource] += max(0, seconds) * row.count
+        GPU_HOURS.clear()  # a kind that nobody used in this month would keep what it had in the one before
         for resource, seconds in hours.items():
             if quotas.covers("gpu", resource):
                 GPU_HOURS.labels(resource).set(seconds / 3600)
@@ -491,6 +492,13 @@ class Quota:
     def report(self, span: Span) -> Showback:
         """What all used in a span of time. Raises LedgerError. Slow with many rows: for a thread."""
         return showback(self.ledger.intervals(span), span, self.zone, self.document.rates)
+
+    def costs(self) -> dict[str, float]:
+        """What each session that runs has cost by the rate card, by its service's name. Raises LedgerError. For a thread."""
+        found: dict[str, float] = {}
+        for session, resource, count, memory, seconds in self.ledger.running():
+            found[session] = found.get(session, 0.0) + cost(resource, count, memory, seconds, self.document.rates)
+        return found
 
 
 def instant(seconds: int) -> str:

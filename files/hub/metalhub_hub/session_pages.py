@@ -11,16 +11,44 @@ from typing import Any
 
 from jupyterhub.apihandlers import APIHandler
 from jupyterhub.handlers import BaseHandler
-from jupyterhub.scopes import needs_scope
 from tornado import web
 
-from . import platform
+from . import openapi, platform
 from .core import durations, lifecycle
+from .openapi import array, fields, integer, named, text, truth
 
 TICKET = "metalhub-extend"
 
+# What Sessions.view says of one.
+_ALWAYS = {
+    "name": text("empty for the default session"),
+    "state": text("what it is now", enum=list(lifecycle.STATES)),
+    "pending": text("what is under way: spawn, stop, check, or nothing"),
+    "profile": text("the profile's name, empty before the first start"),
+    "title": text("the profile's title"),
+    "node": text("the machine that runs it"),
+    "ended": text("how the last one ended, in words"),
+    "way_out": text("why its way out is closed, in words; empty where it is not"),
+}
+_RUNNING = {
+    "next": text("what happens next: stop, hibernate, or nothing"),
+    "why": text("of what happens next: idle or max_session"),
+    "left": integer("seconds until then", null=True),
+    "idle": integer("seconds since something ran in it"),
+    "busy": integer("seconds that a cell runs by now", null=True),
+    "known": truth("whether its server says what it does"),
+    "warned": truth("whether its stop is being announced"),
+    "extension_left": integer("seconds by which it may still be extended"),
+    "extend": {**fields({"seconds": integer(), "words": text()}, "one step of an extension"), "type": ["object", "null"]},
+    "does": text("what it does now, in words"),
+    "because": text("the end of a countdown's sentence"),
+    "notices": array(fields({"key": text(), "text": text()}), "what its user is told of quotas"),
+}
+SESSION = named("Session", fields(_ALWAYS, "While it runs, all keys are there.", **_RUNNING))
+EXTENDED = named("Extended", fields({"extended": integer("seconds that it got"), "message": text("a sentence"), **_ALWAYS}, **_RUNNING))
 
-class _Quiet:
+
+class Quiet:
     """An open page is no sign of somebody at work."""
 
     def _record_activity(self, obj: Any, timestamp: Any = None) -> bool:
@@ -43,10 +71,10 @@ def _extend(spawner: Any, seconds: int) -> dict[str, Any]:
     return {"extended": granted, "message": message, **platform.current().sessions.view(spawner)}
 
 
-class SessionsAPIHandler(_Quiet, APIHandler):  # type: ignore[misc]
+class SessionsAPIHandler(Quiet, APIHandler):  # type: ignore[misc]
     """GET /hub/metalhub/api/users/<user>/sessions: the user's sessions."""
 
-    @needs_scope("read:servers")
+    @openapi.operation("A user's sessions", "read:servers", answer=fields({"sessions": array(SESSION)}))
     async def get(self, user_name: str) -> None:
         user = self.find_user(user_name)
         if user is None:
@@ -56,11 +84,19 @@ class SessionsAPIHandler(_Quiet, APIHandler):  # type: ignore[misc]
         self.finish({"sessions": [view(spawner) for _, spawner in sorted(user.spawners.items())]})
 
 
-class ExtendAPIHandler(_Quiet, APIHandler):  # type: ignore[misc]
+class ExtendAPIHandler(Quiet, APIHandler):  # type: ignore[misc]
     """POST /hub/metalhub/api/users/<user>/session/extend, or …/sessions/<name>/extend, with ``{"by": "30m"}`` or nothing."""
 
     # Administrators' tools need not be able to start sessions for that.
-    @needs_scope("servers", "admin-ui")
+    @openapi.operation(
+        "Extend a session, at most by what its profile allows",
+        "servers",
+        "admin-ui",
+        body=fields(by=text("how long, such as 30m; an hour where it is missing")),
+        body_needed=False,
+        answer=EXTENDED,
+        faults={400: "The body is not legal.", 409: "It cannot be extended; the message says why."},
+    )
     async def post(self, user_name: str, server_name: str = "") -> None:
         body = self.get_json_body()
         by = body.get("by") if isinstance(body, dict) else body
@@ -73,7 +109,7 @@ class ExtendAPIHandler(_Quiet, APIHandler):  # type: ignore[misc]
         self.finish(_extend(_server(self.find_user(user_name), server_name), seconds))
 
 
-class NoticeHandler(_Quiet, BaseHandler):  # type: ignore[misc]
+class NoticeHandler(Quiet, BaseHandler):  # type: ignore[misc]
     """/hub/metalhub/notice/<user>, or …/<user>/<name>: for a page of that session, opened by its owner.
 
     GET is what happens next, with a ticket; POST with ``{"ticket": …}`` extends the session by one step.

@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -37,6 +37,7 @@ LARGEST = 2**18
 # A cell that runs for so long is remembered across a restart of the hub.
 LONG_CELL = 600.0
 VSCODE = "vscode"
+STOPPING = "stopping"
 
 
 def token(secret: str) -> str:
@@ -270,18 +271,37 @@ class Sessions:
 
     # For the pages and the API
 
-    def view(self, spawner: Any) -> dict[str, Any]:
-        """A session for its owner: its state, what happens next, when and why."""
+    STATES = (lifecycle.QUEUED, lifecycle.STARTING, lifecycle.RUNNING, lifecycle.IDLE, lifecycle.HIBERNATED, STOPPING)
+
+    def states(self) -> Iterator[tuple[Any, str]]:
+        """All sessions that start, run or stop, each with which of STATES it is in."""
+        for user in list(self.host.proxy.app.users.values()):
+            for spawner in list(user.spawners.values()):
+                # One that failed a moment ago is no session any more.
+                if spawner.active and (state := self.state(spawner)) in self.STATES:
+                    yield spawner, state
+
+    def state(self, spawner: Any) -> str:
+        """A session's state; of one that stops that it does, which its life as such does not know."""
+        if spawner.pending == "stop":
+            return STOPPING
+        return lifecycle.RUNNING if spawner.pending == "check" else self._life(spawner)[0]
+
+    def _life(self, spawner: Any) -> tuple[str, Decision | None]:
+        """Where in its life a session is, and of one that runs what is next."""
         now, running = self.now(), None
-        profile = spawner.profile
-        limits = self.limits(profile)
         if self.runs(spawner):
-            _, running = lifecycle.decide(self.record(spawner, now), limits, now)
+            _, running = lifecycle.decide(self.record(spawner, now), self.limits(spawner.profile), now)
         pending = ""
         if spawner.pending == "spawn":
             pending = lifecycle.QUEUED if spawner.step in ("", "queue") else lifecycle.STARTING
-        ended = spawner.ended_ago()
-        state = lifecycle.state_of(pending, running, ended)
+        return lifecycle.state_of(pending, running, spawner.ended_ago()), running
+
+    def view(self, spawner: Any) -> dict[str, Any]:
+        """A session for its owner: its state, what happens next, when and why."""
+        state, running = self._life(spawner)
+        profile = spawner.profile
+        limits = self.limits(profile)
         shown: dict[str, Any] = {
             "name": spawner.name,
             "state": state,

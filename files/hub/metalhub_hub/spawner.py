@@ -20,7 +20,7 @@ from jupyterhub.spawner import Spawner
 from sqlalchemy.orm import object_session
 from traitlets import default
 
-from . import acting, cluster, platform, policy, service, usage
+from . import acting, cluster, metrics, platform, policy, service, usage
 from .config import Profile
 from .core import durations, lifecycle, names, sizes
 from .engine import EngineRefused, EngineUnknown
@@ -160,7 +160,9 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             await self._undo()
             self.platform.quota.end(self)
             refused = self._refusal(error, profile)
-            self._audit("stopped", cause=getattr(refused, "reason", "error"), detail=getattr(refused, "log_message", ""))
+            reason = getattr(refused, "reason", "error")
+            self._audit("stopped", cause=reason, detail=getattr(refused, "log_message", ""))
+            metrics.start_ended(profile.name, time.monotonic() - begun, reason)
             self.service_name = ""
             if refused is error:
                 raise
@@ -225,6 +227,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             await asyncio.wait([route])
         mark("route")
         self._audit("running", node=self.node, seconds=round(marks["route"], 3))
+        metrics.start_ended(profile.name, marks["route"])
         steps = " ".join(f"{step}={seconds:.3f}" for step, seconds in marks.items())
         self.log.info("Session %s is up on %s: %s", self.service_name, self.node, steps)
         return self.url

@@ -15,16 +15,80 @@ from jupyterhub.handlers import BaseHandler
 from jupyterhub.scopes import needs_scope
 from tornado import web
 
-from . import platform
+from . import openapi, platform
 from .core import durations, quotas, showback, sizes
 from .core.quotas import Meter, Override, Span, window_span
 from .core.showback import MEMORY, SESSION
 from .ledger import Granted, LedgerError
+from .openapi import array, fields, integer, mapping, named, text
 from .quota import Quota, instant
 
 _MONTH = re.compile(r"(\d{4})-(0[1-9]|1[0-2])", re.ASCII)
 MONTHS = 12
 OVERRIDE = ("user", "resource", "extra", "until", "for", "reason")
+NO_LEDGER = "The ledger does not answer right now"
+
+LIMIT = named(
+    "Limit",
+    fields(
+        {
+            "resource": text(),
+            "window": text("day, week or month; null without a period", null=True),
+            "unit": text("sessions, bytes or seconds"),
+            "used": integer(),
+            "limit": integer("with what overrides add"),
+            "left": integer(),
+            "extra": integer("what overrides add"),
+            "source": text("whose limit it is"),
+            "renews": integer("when its period ends, in seconds since the epoch", null=True),
+            "sentence": text("all that in words"),
+        }
+    ),
+)
+USED = named(
+    "Usage",
+    fields(
+        {
+            "user": text(),
+            "time_zone": text("in which periods are counted"),
+            "limits": array(LIMIT),
+            "used": array(fields({"resource": text(), "window": text(), "seconds": integer()})),
+            "notices": array(text(), "what the user is told now"),
+        }
+    ),
+)
+_HOURS = mapping(openapi.number(), "hours of allocation; of memory GiB hours")
+_SUM = fields({"name": text(), "hours": _HOURS, "cost": openapi.number("by the rate card")})
+MONTH = {"month": text("such as 2026-01; this month where it is missing")}
+REPORT = named(
+    "UsageReport",
+    fields(
+        {
+            "month": text(),
+            "currency": text("empty without a rate card"),
+            "resources": array(text()),
+            "users": array(_SUM),
+            "groups": array(_SUM, "who is in several counts in each"),
+            "profiles": array(_SUM),
+            "total": _SUM,
+        }
+    ),
+)
+GIVEN = named(
+    "Override",
+    fields(
+        {
+            "id": integer(),
+            "user": text(),
+            "resource": text(),
+            "extra": integer("seconds more in each period"),
+            "until": text("when it ends"),
+            "reason": text(),
+            "by": text("who gave it"),
+            "at": text("when"),
+        }
+    ),
+)
 
 
 def title(resource: str) -> str:
@@ -158,8 +222,13 @@ class _Report:
             # Of many rows it takes longer than the loop may wait.
             return month, await asyncio.to_thread(quota.report, span)
         except LedgerError as error:
-            ask.log.error("The ledger does not answer: %s", error)
-            raise web.HTTPError(503, "The ledger does not answer right now; try again in a minute.") from None
+            raise no_ledger(ask, error) from None
+
+
+def no_ledger(handler: Any, error: LedgerError, changed: str = "") -> web.HTTPError:
+    """What a request gets while the ledger does not answer; ``changed`` is what of it was not done."""
+    handler.log.error("The ledger does not answer: %s", error)
+    return web.HTTPError(503, f"{NO_LEDGER}{changed}; try again in a minute.")
 
 
 def charts(report: showback.Showback) -> list[dict[str, Any]]:
@@ -225,7 +294,13 @@ class UsageTableHandler(_Report, BaseHandler):  # type: ignore[misc]
 class UsageAPIHandler(_Report, APIHandler):  # type: ignore[misc]
     """GET /hub/metalhub/api/usage/report: the same as JSON."""
 
-    @needs_scope("admin-ui")
+    @openapi.operation(
+        "What everybody used in a month, by user, group and profile",
+        "admin-ui",
+        query=MONTH,
+        answer=REPORT,
+        faults={400: "The month is not legal.", 503: f"{NO_LEDGER}."},
+    )
     async def get(self) -> None:
         month, report = await self.view()
         self.set_header("Cache-Control", "no-store")
@@ -243,13 +318,15 @@ class UsageAPIHandler(_Report, APIHandler):  # type: ignore[misc]
 class OwnUsageHandler(APIHandler):  # type: ignore[misc]
     """GET /hub/metalhub/api/usage: what the caller used and has left; with ``user`` of somebody whom the caller may read."""
 
-    async def get(self) -> None:
-        if self.current_user is None:
-            raise web.HTTPError(403)
-        await self._of(self.get_argument("user", self.current_user.name))
-
-    @needs_scope("read:users")
-    async def _of(self, user_name: str) -> None:
+    @openapi.operation(
+        "What a user used and has left",
+        "read:users",
+        query={"user": text("whose; the caller's where it is missing")},
+        whose="user",
+        answer=USED,
+        faults={503: f"{NO_LEDGER}."},
+    )
+    async def get(self, user_name: str) -> None:
         user = orm.User.find(self.db, user_name)
         if user is None:
             raise web.HTTPError(404)
@@ -257,8 +334,8 @@ class OwnUsageHandler(APIHandler):  # type: ignore[misc]
         try:
             meters = quota.meters(user_name, {group.name for group in user.groups})
             seconds = quota.usage(user_name).seconds
-        except LedgerError:
-            raise web.HTTPError(503, "The ledger does not answer right now; try again in a minute.") from None
+        except LedgerError as error:
+            raise no_ledger(self, error) from None
         self.set_header("Cache-Control", "no-store")
         self.finish(
             {
@@ -276,21 +353,38 @@ class _Admin(APIHandler):  # type: ignore[misc]
         return platform.current().quota
 
     def trouble(self, error: LedgerError) -> web.HTTPError:
-        self.log.error("The ledger does not answer: %s", error)
-        return web.HTTPError(503, "The ledger does not answer right now, so nothing was changed; try again in a minute.")
+        return no_ledger(self, error, ", so nothing was changed")
 
 
 class OverridesHandler(_Admin):
     """GET, POST /hub/metalhub/api/quota/overrides: those that hold, and one more."""
 
-    @needs_scope("admin-ui")
+    @openapi.operation(
+        "The exceptions from quotas that hold", "admin-ui", answer=fields({"overrides": array(GIVEN)}), faults={503: f"{NO_LEDGER}."}
+    )
     async def get(self) -> None:
         try:
             self.finish({"overrides": [shown(each) for each in self.quota().overrides()]})
         except LedgerError as error:
             raise self.trouble(error) from None
 
-    @needs_scope("admin-ui")
+    @openapi.operation(
+        "Give a user more of a metered resource, until an instant and for a reason",
+        "admin-ui",
+        body=fields(
+            {
+                "user": text(),
+                "resource": text("cpu, gpu, or a kind of GPU such as gpu-a100"),
+                "extra": text("how much more in each period, such as 8h"),
+                "reason": text(),
+            },
+            "Either until or for.",
+            **{"until": text("its end, with its zone: 2026-01-31T18:00:00+01:00"), "for": text("how long from now on: 2d")},
+        ),
+        answer=GIVEN,
+        status=201,
+        faults={400: "The body is not legal.", 503: f"{NO_LEDGER}, so nothing was changed."},
+    )
     async def post(self) -> None:
         quota = self.quota()
         try:
@@ -310,7 +404,7 @@ class OverridesHandler(_Admin):
 class OverrideHandler(_Admin):
     """DELETE /hub/metalhub/api/quota/overrides/<id>: end an override now."""
 
-    @needs_scope("admin-ui")
+    @openapi.operation("End an exception from a quota now", "admin-ui", status=204, faults={503: f"{NO_LEDGER}, so nothing was changed."})
     async def delete(self, number: str) -> None:
         try:
             found = self.quota().revoke(int(number), self.current_user.name)

@@ -14,28 +14,15 @@ import pytest
 import requests
 import yaml
 from aiohttp import web
-from conftest import FakeEngine, FakeSession, Served
+from conftest import FakeEngine, Served
 from metalhub_hub import audit
 from metalhub_hub.core import audit_chain
-from test_hub import PACKAGE, PASSWORD, TOKEN, Hub, eventually, log_in
+from test_hub import PACKAGE, PASSWORD, TOKEN, eventually, log_in
+from world import CLI_TOKEN, World, world
 
-CLI_TOKEN = "d" * 40
 
-
-class Site:
-    """A hub with its command line."""
-
-    def __init__(self, directory: Path, traefik: int) -> None:
-        self.directory = directory
-        self.engine, self.session = FakeEngine(str(directory / "engine.sock")), FakeSession()
-        self.hub = Hub(directory, traefik)
-        (directory / "cli").write_text(CLI_TOKEN)
-        self.document = directory / "hub.yml"
-        raw = yaml.safe_load(self.document.read_text()) | {"cli_token_file": str(directory / "cli")}
-        self.document.write_text(yaml.safe_dump(raw, sort_keys=False))
-        config = directory / "config.py"
-        text = config.read_text().replace("c.JupyterHub.services = ", "c.JupyterHub.services += ")
-        config.write_text(text.replace("c.JupyterHub.load_roles = ", "c.JupyterHub.load_roles += "))
+class Site(World):
+    """A hub with its log and its command line."""
 
     def events(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in audit.lines(audit.segments(self.directory))]
@@ -59,23 +46,8 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    async def traefik(request: web.Request) -> web.Response:
-        return web.json_response({"status": "enabled"})
-
-    with Served(traefik) as served:
-        made = Site(tmp_path_factory.mktemp("hub"), served.port)
-        with made.engine.served, made.session.served:
-            made.engine.port = made.session.served.port
-            made.hub.start()
-            yield made
-            made.hub.kill()
-
-
-def sign_up(site: Site, name: str) -> None:
-    jar = requests.Session()
-    token = jar.get(f"{site.hub.url}/signup", timeout=10).text.split('name="_xsrf" value="')[1].split('"')[0]
-    fields = {"username": name, "signup_password": PASSWORD + "2", "signup_password_confirmation": PASSWORD + "2", "_xsrf": token}
-    assert jar.post(f"{site.hub.url}/signup", data=fields, timeout=10).ok
+    with world(tmp_path_factory.mktemp("hub"), kind=Site) as made:
+        yield made
 
 
 def press(jar: requests.Session, url: str) -> None:
@@ -101,10 +73,10 @@ def test_logins(site: Site) -> None:
 
 
 def test_accounts(site: Site) -> None:
-    sign_up(site, "bob")
+    site.sign_up("bob", PASSWORD + "2")
     boss = log_in(site.hub, "admin", PASSWORD)
     press(boss, f"{site.hub.url}/authorize/bob")
-    sign_up(site, "mallory")
+    site.sign_up("mallory", PASSWORD + "2")
     press(boss, f"{site.hub.url}/discard/mallory")
     (facts,) = site.found("account.authorised", user="bob")
     assert facts["actor"] == "user:admin"
@@ -147,14 +119,8 @@ def test_users_groups_and_tokens(site: Site) -> None:
     assert made["token"] not in "".join(map(str, site.events()))
 
 
-def running(site: Site, user: str, name: str = "") -> None:
-    assert site.hub.api("POST", f"/users/{user}").status_code in (201, 409)
-    assert site.hub.api("POST", f"/users/{user}/{f'servers/{name}' if name else 'server'}", json={}).status_code in (201, 202)
-    eventually(lambda: (site.hub.server(user, name) or {}).get("ready"))
-
-
 def test_sessions_of_others(site: Site) -> None:
-    running(site, "dora")
+    site.running("dora")
     (facts,) = site.found("session.running", user="dora")
     assert facts["actor"] == "service:test"
     # An administrator's browser gets a token for her session.
@@ -182,7 +148,7 @@ def test_sessions_of_others(site: Site) -> None:
 
 
 def test_a_session_that_dies_was_stopped_by_nobody(site: Site) -> None:
-    running(site, "emil")
+    site.running("emil")
     site.engine.tasks[-1]["Status"] |= {"State": "failed", "ContainerStatus": {"ExitCode": 137}}
     (facts,) = eventually(lambda: site.found("session.stopped", user="emil"))
     assert (facts["cause"], facts["actor"]) == ("memory", "hub")
@@ -192,8 +158,8 @@ def test_a_session_that_dies_was_stopped_by_nobody(site: Site) -> None:
 
 
 def test_sessions_on_the_command_line(site: Site) -> None:
-    running(site, "fay")
-    running(site, "fay", "two")
+    site.running("fay")
+    site.running("fay", "two")
     found = {f"{row['user']}/{row['name']}": row for row in site.json("session", "list", "--user", "fay")}
     assert sorted(found) == ["fay/", "fay/two"]
     assert (found["fay/"]["state"], found["fay/"]["profile"], found["fay/"]["node"]) == ("running", "small", "compute1")
@@ -210,7 +176,7 @@ def test_sessions_on_the_command_line(site: Site) -> None:
 def test_users_and_nodes_on_the_command_line(site: Site) -> None:
     users = {row["name"]: row for row in site.json("user", "list")}
     assert users["admin"]["admin"] and not users["ann" if "ann" in users else "fay"]["admin"]
-    running(site, "fay")
+    site.running("fay")
     nodes = eventually(lambda: (found := site.json("node", "list"))[0]["sessions"] and found)
     assert [(row["name"], row["pool"], row["state"], row["availability"], row["sessions"]) for row in nodes] == [
         ("compute1", "cpu", "ready", "active", 1), ("compute2", "cpu", "ready", "active", 0),
@@ -221,7 +187,7 @@ def test_users_and_nodes_on_the_command_line(site: Site) -> None:
 
 
 def test_quotas_usage_and_more_time_on_the_command_line(site: Site) -> None:
-    running(site, "fay")
+    site.running("fay")
     (limit,) = [row for row in site.json("quota", "show", "fay")["limits"] if row["resource"] == "sessions"]
     assert limit["used"] == 1 and "sessions" in site.cli("quota", "show", "fay").stdout
     given = site.json("quota", "override", "fay", "cpu", "8h", "--for", "2d", "--reason", "the paper is due")

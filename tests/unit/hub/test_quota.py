@@ -409,6 +409,10 @@ async def test_the_metric_of_gpu_hours(make: Callable[..., Site]) -> None:
     site.run(1800)
     await site.quota.count_hours()
     assert prometheus_client.REGISTRY.get_sample_value("metalhub_gpu_hours_month_to_date", {"resource": "gpu-a100"}) == 1.0
+    site.quota.end(site.people["ann"].spawners[""])
+    site.wall, site.steady = site.wall + 40 * 86400, site.steady + 40 * 86400
+    await site.quota.count_hours()
+    assert prometheus_client.REGISTRY.get_sample_value("metalhub_gpu_hours_month_to_date", {"resource": "gpu-a100"}) is None
 
 
 async def test_a_profile_without_quota_is_grey_with_the_reason(tmp_path: Path, engine: FakeEngine) -> None:

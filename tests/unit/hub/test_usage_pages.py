@@ -8,65 +8,52 @@ import json
 import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-import yaml
-from aiohttp import web
-from conftest import FakeEngine, FakeSession, Served
 from metalhub_hub.ledger import Held, Ledger
 from metalhub_hub.usage import month_span, read_override
-from test_hub import PASSWORD, Hub, eventually, log_in
+from test_hub import PASSWORD, eventually, log_in
+from world import World, world
 
-AUDITOR, NOBODY, BOB = "d" * 40, "e" * 40, "bob"
+AUDITOR, NOBODY, BOB = "f" * 40, "e" * 40, "bob"
 
 
-class Site:
-    def __init__(self, directory: Path, traefik: int) -> None:
-        self.engine = FakeEngine(str(directory / "engine.sock"))
-        self.session = FakeSession()
-        self.bob = ""
-        self.hub = Hub(directory, traefik)
-        raw = yaml.safe_load((directory / "hub.yml").read_text())
-        raw["quotas"] = {"default": "sessions=2, memory=8G", "users": {"bob": "cpu=40h/month", "cut": "cpu=7s/month"}}
-        raw |= {"quota_notice": "3s", "rates": {"currency": "EUR", "cpu": 0.5, "memory": 0.1}}
-        (directory / "hub.yml").write_text(yaml.safe_dump(raw, sort_keys=False))
-        with (directory / "config.py").open("a") as file:
-            file.write(
-                "from metalhub_hub import quota\n"
-                "quota.TICK = 0.5\n"
-                f"c.JupyterHub.services += [{{'name': 'auditor', 'api_token': {AUDITOR!r}}}, {{'name': 'nobody', 'api_token': {NOBODY!r}}}]\n"
-                "c.JupyterHub.load_roles += [{'name': 'auditor', 'services': ['auditor'], 'scopes': ['admin-ui', 'read:users', 'read:metrics']}]\n"
-                "c.JupyterHub.load_roles += [{'name': 'minter', 'services': ['test'], 'scopes': ['tokens']}]\n"
-            )
+class Site(World):
+    bob = ""
+
+
+def prepare(made: Site) -> None:
+    made.change(
+        lambda raw: raw.update(
+            quotas={"default": "sessions=2, memory=8G", "users": {"bob": "cpu=40h/month", "cut": "cpu=7s/month"}},
+            quota_notice="3s",
+            rates={"currency": "EUR", "cpu": 0.5, "memory": 0.1},
+        )
+    )
+    made.configure("from metalhub_hub import quota", "quota.TICK = 0.5")
+    made.configure("c.JupyterHub.load_roles += [{'name': 'minter', 'services': ['test'], 'scopes': ['tokens']}]")
+    made.service("auditor", AUDITOR, "admin-ui", "read:users", "read:metrics")
+    made.service("nobody", NOBODY)
+    book = Ledger(f"sqlite:///{made.directory}/jupyterhub.sqlite", "before")
+    book.create()
+    now = int(time.time())
+    for name, groups, hours in (("bob", ("lab",), 10), ("<b>carol", (), 2)):
+        # So that it is in this month on its first day, too.
+        start = max(now - hours * 3600, int(datetime.now(timezone.utc).replace(day=1, hour=0, minute=0, second=0).timestamp()))
+        book.begin([Held(name, "", f"mh-{name}", "small", groups, "cpu", 2, 2**30, start, start)])
+        book.end(f"mh-{name}", now)
+    book.close()
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    async def traefik(request: web.Request) -> web.Response:
-        return web.json_response({"status": "enabled"})
-
-    with Served(traefik) as served:
-        made = Site(tmp_path_factory.mktemp("hub"), served.port)
-        with made.engine.served, made.session.served:
-            made.engine.port = made.session.served.port
-            book = Ledger(f"sqlite:///{made.hub.directory}/jupyterhub.sqlite", "before")
-            book.create()
-            now = int(time.time())
-            for name, groups, hours in (("bob", ("lab",), 10), ("<b>carol", (), 2)):
-                # So that it is in this month on its first day, too.
-                start = max(now - hours * 3600, int(datetime.now(timezone.utc).replace(day=1, hour=0, minute=0, second=0).timestamp()))
-                book.begin([Held(name, "", f"mh-{name}", "small", groups, "cpu", 2, 2**30, start, start)])
-                book.end(f"mh-{name}", now)
-            book.close()
-            made.hub.start()
-            for name in ("bob", "cut"):
-                made.hub.api("POST", f"/users/{name}")
-            made.bob = made.hub.api("POST", "/users/bob/tokens", json={"note": "a test"}).json()["token"]
-            yield made
-            made.hub.kill()
+    with world(tmp_path_factory.mktemp("hub"), prepare, Site) as made:
+        for name in ("bob", "cut"):
+            made.hub.api("POST", f"/users/{name}")
+        made.bob = made.hub.api("POST", "/users/bob/tokens", json={"note": "a test"}).json()["token"]
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +62,7 @@ def admin(site: Site) -> requests.Session:
 
 
 def ask(site: Site, who: str, path: str, method: str = "GET", **arguments: Any) -> requests.Response:
-    headers = {"Authorization": f"token {site.bob if who == BOB else who}"} if who else {}
-    return requests.request(method, f"{site.hub.url}{path}", headers=headers, allow_redirects=False, timeout=10, **arguments)
+    return site.ask(site.bob if who == BOB else who, path, method, **arguments)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 
 from .. import audit
 from ..core import audit_chain
+from ..core.audit_query import Query
 from .api import HubAway, document
 from .frame import Argument, Ask, Noun, Stop, Usage, Verb, legal
 
@@ -82,20 +83,16 @@ def export(ask: Ask) -> int:
         return audit_chain.moment(text, now)
 
     since = legal("--since", moment, options.since) if options.since else ""
-    until = legal("--until", moment, options.until) if options.until else "~"
-    if since > until:
+    until = legal("--until", moment, options.until) if options.until else ""
+    if until and since > until:
         raise Usage(f"--until: {options.until!r} is before --since {options.since!r}")
+    query = Query(since, until, options.kind, options.user or "")
     _, files = _files(ask)
     odd = 0
     for line in audit.lines(files):
         event = audit_chain.read(line)
-        if event is None:
-            odd += 1
-            continue
-        facts = event["facts"]
-        if not since <= event["at"] < until or not event["kind"].startswith(options.kind):
-            continue
-        if options.user is None or options.user in (facts.get("user"), str(facts.get("actor", "")).removeprefix("user:")):
+        odd += event is None
+        if event is not None and query.fits(event):
             sys.stdout.buffer.write(line)
     sys.stdout.buffer.flush()
     if odd:
