@@ -41,6 +41,9 @@ CASES = {
     "GET /metalhub/api/users/ann/sessions":                (403, 200, 404, 200, 200, 403, 403),
     "POST /metalhub/api/users/ann/session/extend":         (403, 200, 404, 200, 200, 403, 403),
     "POST /metalhub/api/users/ann/sessions/other/extend":  (403, 404, 404, 404, 404, 403, 403),
+    "GET /metalhub/api/users/ann/snapshots":               (403, 200, 404, 200, 200, 403, 403),
+    "POST /metalhub/api/users/ann/snapshots":              (403, 409, 404, 409, 409, 403, 403),
+    "POST /metalhub/api/users/ann/snapshots/x/restore":    (403, 409, 404, 409, 409, 403, 403),
     # the API for administrators
     "GET /metalhub/api/egress":                            (403, 403, 403, 200, 200, 403, 403),
     "GET /metalhub/api/nodes":                             (403, 403, 403, 200, 200, 403, 403),
