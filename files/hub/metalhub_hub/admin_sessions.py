@@ -24,6 +24,8 @@ from .sessions import Sessions
 STATES = Sessions.STATES
 PAGE = 100
 MOST = 1000
+# So many rows are made before other requests have their turn.
+AT_ONCE = 50
 
 Row = dict[str, Any]
 
@@ -140,7 +142,11 @@ class _Sessions:
         except LedgerError as error:
             # What it costs is not what an administrator needs most in that moment.
             ask.log.error("The ledger does not answer: %s", error)
-        rows = [row(host, spawner, state, costs) for spawner, state in host.sessions.states()]
+        rows = []
+        for spawner, state in host.sessions.states():
+            rows.append(row(host, spawner, state, costs))
+            if len(rows) % AT_ONCE == 0:
+                await asyncio.sleep(0)  # others have their turn
         found = select(rows, choice)
         return {
             "choice": choice,
