@@ -88,8 +88,8 @@ def select(rows: Sequence[Row], choice: Choice) -> list[Row]:
 def figures(host: platform.Platform, session: str) -> tuple[float | None, int | None]:
     """Processors and bytes of memory that a session uses now, None where its node does not tell."""
     agents = getattr(host, "agents", None)
-    known: Mapping[str, Any] = (agents.figures(session) if agents and session else None) or {}
-    return known.get("cpus"), known.get("memory")
+    known = agents.figures(session) if agents and session else None
+    return (known.cpu, known.memory) if known else (None, None)
 
 
 def row(host: platform.Platform, spawner: Any, state: str, costs: Mapping[str, float]) -> Row:

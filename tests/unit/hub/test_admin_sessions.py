@@ -56,7 +56,7 @@ def test_a_choice_makes_the_address_that_it_came_from() -> None:
 
 def test_figures_are_the_agents() -> None:
     assert figures(SimpleNamespace(), "mh-ann") == (None, None)  # type: ignore[arg-type]
-    host: Any = SimpleNamespace(agents=SimpleNamespace(figures={"mh-ann": {"cpus": 1.5, "memory": GIB}}.get))
+    host: Any = SimpleNamespace(agents=SimpleNamespace(figures={"mh-ann": SimpleNamespace(cpu=1.5, memory=GIB)}.get))
     assert figures(host, "mh-ann") == (1.5, GIB)
     assert figures(host, "mh-bob") == (None, None) and figures(host, "") == (None, None)
 

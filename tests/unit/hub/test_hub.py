@@ -81,7 +81,7 @@ class Hub:
                 stdout=log,
                 stderr=log,
             )
-        eventually(self.answers, 60)
+        eventually(self.answers, 180)
 
     def answers(self) -> bool:
         assert self.process and self.process.poll() is None, (self.directory / "hub.log").read_text()[-3000:]
