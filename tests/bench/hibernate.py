@@ -2,7 +2,7 @@
 
     molecule create -s hibernation && molecule prepare -s hibernation
     molecule converge -s hibernation -- -e base_swap_size=8G -e session_agent_hibernate_largest=10G
-    python3 tests/bench/hibernate.py mol-hibernation [--cycles 200]
+    python3 tests/bench/hibernate.py mol-hibernation [--cycles 200] [--sandbox gvisor] [--sizes 512 1024 2048]
 
 Each session holds data of which a page compresses to half. Before each cycle all of it is read, so that all of it is in memory; then the
 session is paused, its node's agent takes the memory, and it is woken and asked something small. At last all of it is read again. The first
@@ -54,6 +54,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("testbed")
     parser.add_argument("--cycles", type=int, default=200)
+    parser.add_argument("--sandbox", nargs="*", choices=SANDBOXES, default=SANDBOXES)
+    parser.add_argument("--sizes", nargs="*", type=int, default=SIZES)
     wanted = parser.parse_args()
     stage = Stage(wanted.testbed)
     stage.up()
@@ -61,8 +63,8 @@ def main() -> int:
     print("load:", stage.node.run("cat /proc/loadavg").strip())
     print("| " + " | ".join(HEAD) + " |\n|" + "---|" * len(HEAD), flush=True)
     whole = True
-    runs = [("paused", SMALL, wanted.cycles), ("measure", SMALL, wanted.cycles), *(("measure", size, REPEATS) for size in SIZES)]
-    for sandbox in SANDBOXES:
+    runs = [("paused", SMALL, wanted.cycles), ("measure", SMALL, wanted.cycles), *(("measure", size, REPEATS) for size in wanted.sizes)]
+    for sandbox in wanted.sandbox:
         for function, mib, cycles in runs:
             found = stage.call(function, sandbox, mib, cycles, timeout=1800)
             whole = whole and found["same"]
