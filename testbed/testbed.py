@@ -423,17 +423,17 @@ def up(net: str, hosts: Sequence[str], bare: bool = False, subnet: str | None = 
     return inventory
 
 
-def swap_files_below(path: Path) -> list[str]:
-    """List the files at and below a path that this machine swaps to."""
-    files = [line.split()[0] for line in Path("/proc/swaps").read_text(encoding="utf-8").splitlines()[1:]]
-    return [file for file in files if file.startswith(f"{path}/")]
+def end_swap_below(path: Path) -> None:
+    """Put files below a path out of use as swap: it is the machine's, outlives its host, and its file cannot be removed."""
+    # The kernel shows a file's place as the host that is gone saw it: only its name holds here.
+    names = {Path(line.split()[0]).name for line in Path("/proc/swaps").read_text(encoding="utf-8").splitlines()[1:]}
+    for file in [file for name in names for file in path.rglob(name)]:
+        run("swapoff", file, check=False, timeout=300)
 
 
 def down(net: str) -> None:
     """Remove all that `up` made for this testbed. Nothing else is touched."""
-    # Swap is the machine's, not the host's: it would stay in use after its host and its file.
-    for file in swap_files_below(CACHE / net / "shared"):
-        run("swapoff", file, timeout=300)
+    end_swap_below(CACHE / net / "shared")
     if engine_answers():
         names = run("docker", "ps", "-aq", "--filter", f"label={LABEL}={net}").stdout.split()
         if names:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
@@ -101,8 +102,8 @@ class Session:
                 raise
 
 
-def measure(sandbox: str, mib: int, cycles: int) -> dict[str, t.Any]:
-    """Hibernate and wake a session so many times; at last read all of its memory."""
+def measure(sandbox: str, mib: int, cycles: int, agent: bool = True) -> dict[str, t.Any]:
+    """Hibernate and wake a session so many times; at last read all of its memory. Without the agent it is only paused."""
     one = Session(f"hibernate-{sandbox}", sandbox, mib)
     try:
         digest, count = one.ask("all")["digest"], one.ask("small")["count"]
@@ -110,12 +111,13 @@ def measure(sandbox: str, mib: int, cycles: int) -> dict[str, t.Any]:
         for _ in range(cycles):
             # All of it is in memory before, or what stayed in swap the last time would make the next easier than it is.
             one.ask("all")
-            before = one.figures()["memory"]
+            if agent:
+                held.append(one.figures()["memory"])
             one.pause()
-            found = one.wait("reclaimed", seconds=120)
-            held.append(before)
-            left.append(found["memory"])
-            seconds.append(found["seconds"])
+            if agent:
+                found = one.wait("reclaimed", seconds=120)
+                left.append(found["memory"])
+                seconds.append(found["seconds"])
             start = time.monotonic()
             one.unpause()
             answer = one.ask("small")["count"]
@@ -130,6 +132,15 @@ def measure(sandbox: str, mib: int, cycles: int) -> dict[str, t.Any]:
                 "held": held, "left": left, "seconds": seconds, "wakes": wakes, "touched": touched}  # fmt: skip
     finally:
         one.remove()
+
+
+def paused(sandbox: str, mib: int, cycles: int) -> dict[str, t.Any]:
+    """The same while there is no agent: what pausing and waking costs by itself. Nothing is held and left then."""
+    subprocess.run(["systemctl", "stop", "metalhub-session-agent"], check=True)
+    try:
+        return measure(sandbox, mib, cycles, agent=False)
+    finally:
+        subprocess.run(["systemctl", "start", "metalhub-session-agent"], check=True)
 
 
 def refused(sandbox: str, mib: int) -> dict[str, t.Any]:
@@ -205,10 +216,8 @@ def out_of_memory(sandbox: str, mib: int) -> t.Any:
     one = Session(f"oom-{sandbox}", sandbox, mib, limit=2 * mib << 20)
     try:
         one.wait("running")
-        try:
+        with contextlib.suppress(OSError, ValueError):  # it is gone, and its answer with it
             one.ask("grow")
-        except (OSError, ValueError):
-            pass  # it is gone
         return one.wait("ended", seconds=90)
     finally:
         one.remove()

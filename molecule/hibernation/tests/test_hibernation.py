@@ -37,25 +37,25 @@ def test_memory_is_given_back_and_the_session_comes_back_whole(stage: Stage, san
 
 @pytest.mark.parametrize("sandbox", SANDBOXES)
 def test_an_agent_that_is_killed_in_the_middle_loses_nothing(stage: Stage, sandbox: str) -> None:
-    found = stage.call("killed", sandbox, 160)
+    found = stage.call("killed", sandbox, 128)
     assert found["check"] == {"hibernates": True, "why": ""}
     assert found["woken"] and found["same"] and found["paused"]
-    assert found["left"] < 0.3 * 160 * MIB
+    assert found["left"] < 0.3 * 128 * MIB
 
 
 @pytest.mark.parametrize("sandbox", SANDBOXES)
 def test_a_session_that_is_woken_in_the_middle_is_left_alone(stage: Stage, sandbox: str) -> None:
-    found = stage.call("interrupted", sandbox, 160)
+    found = stage.call("interrupted", sandbox, 128)
     assert found["same"] and found["state"] == "running"
-    assert found["memory"] > 160 * MIB and found["later"] > found["memory"] - 8 * MIB, found
+    assert found["memory"] > 128 * MIB and found["later"] > found["memory"] - 8 * MIB, found
 
 
 @pytest.mark.parametrize("sandbox", SANDBOXES)
 def test_one_that_is_too_large_keeps_its_memory(stage: Stage, sandbox: str) -> None:
-    found = stage.call("refused", sandbox, 300)
-    assert found["check"]["hibernates"] is False and "at most 256M can hibernate" in found["check"]["why"]
+    found = stage.call("refused", sandbox, 200)
+    assert found["check"]["hibernates"] is False and "at most 192M can hibernate" in found["check"]["why"]
     assert (found["state"], found["same"]) == ("frozen", True)
-    assert found["after"] > 0.98 * found["before"] > 300 * MIB
+    assert found["after"] > 0.98 * found["before"] > 200 * MIB
 
 
 @pytest.mark.parametrize("sandbox", SANDBOXES)

@@ -210,6 +210,11 @@ def test_check_counts_what_others_have_yet_to_put_into_swap(machine: Machine) ->
     assert machine.agent.answer("GET", "/check/session-b", b"") == {"hibernates": True, "why": ""}
     machine.event("a", "pause")
     assert "room for 50M" in machine.agent.answer("GET", "/check/session-b", b"")["why"]  # type: ignore[index]
+    # One that was refused will put nothing there.
+    machine.node = Node(GIB, GIB, GIB, 100 * MIB - 1)
+    machine.work()
+    machine.node = Node(GIB, GIB, GIB, 150 * MIB)
+    assert machine.agent.answer("GET", "/check/session-b", b"") == {"hibernates": True, "why": ""}
     assert "does not run on this node" in machine.agent.answer("GET", "/check/session-c", b"")["why"]  # type: ignore[index]
 
 

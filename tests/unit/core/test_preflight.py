@@ -74,13 +74,14 @@ def test_the_inventories_are_right(name: str, tmp_path: Path) -> None:
 
 
 def test_many_mistakes_come_together_with_their_places(site: SiteDir) -> None:
-    site.append("metalhub_domian: x\ndocker_live_restore: perhaps\nmetalhub_home_size: lots\n")
+    site.append("metalhub_domian: x\ndocker_live_restore: perhaps\nmetalhub_home_size: lots\nsession_agent_hibernate_largest: 10\n")
     site.append("metalhub_pool: tpu\nbase_sysctl: '{{ nothing }}'\n", "host_vars/cpu1.yml")
     text = site.message("-e", "metalhub_admin=7", "-e", '{"metalhub_quotas": {"defaults": "x"}}')
     assert "Nothing was changed." in text
     for words in (
         "Metalhub has no such variable. Did you mean metalhub_domain?",
         'metalhub_home_size = "lots"',
+        "session_agent_hibernate_largest = 10",
         'metalhub_pool = "tpu" on cpu1',
         "base_sysctl on cpu1",
         "'nothing' is undefined",

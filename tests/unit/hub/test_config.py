@@ -80,6 +80,8 @@ def change(path: str, value: Any) -> Any:
         ("registry", {"server": "r:5000", "user": "pull"}, ["registry.password_file", "'pull'"]),
         ("egress", {"port": 0}, ["egress.port", "0"]),
         ("egress", {"port": 70000}, ["egress.port", "70000", "1 to 65535"]),
+        ("agent_port", 70000, ["agent_port", "70000", "0 for none"]),
+        ("agent_port", "8702", ["agent_port", "8702"]),
         ("egress_classes.packages.reach", 3, ["egress_classes.packages.reach", "3"]),
         ("colour", "blue", ["colour", "not known"]),
     ],

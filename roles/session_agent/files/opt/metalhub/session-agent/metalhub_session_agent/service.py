@@ -51,6 +51,8 @@ class Session:
     figures: Figures = dataclasses.field(default_factory=Figures)
     at: float = 0.0
     killed: int = 0
+    # Paused, and found to be one that may not hibernate.
+    stays: bool = False
     given_back: int | None = None
     seconds: float | None = None
     ended: float | None = None
@@ -152,7 +154,7 @@ class Agent:
             if one.state == ENDED:
                 return
             if paused and one.state == RUNNING:
-                one.state, one.given_back, one.seconds = FROZEN, None, None
+                one.state, one.stays, one.given_back, one.seconds = FROZEN, False, None, None
                 self._paused.put(container)
             elif not paused:
                 one.state = RUNNING
@@ -190,6 +192,7 @@ class Agent:
         try:
             figures = self._cgroups.figures(container)
             if reason := refusal(figures, self._node(), self._largest):
+                one.stays = True
                 self._counts["refused"] += 1
                 print(f"{one.session}: stays in memory: {reason}", flush=True)
                 return
@@ -198,8 +201,12 @@ class Agent:
                     return
                 one.state = RECLAIMING
             progress = Progress.start(figures.memory, self._clock())
-            while one.state == RECLAIMING and not progress.ended(self._clock()):
-                progress = progress.after(self._cgroups.reclaim(container, lambda: one.state == RECLAIMING))
+
+            def wanted() -> bool:
+                return one.state == RECLAIMING and not progress.ended(self._clock())
+
+            while wanted():
+                progress = progress.after(self._cgroups.reclaim(container, wanted))
         except Gone:
             return
         with self._lock:
@@ -277,8 +284,8 @@ class Agent:
         one = next((one for one in here if one.session == name), None)
         if one is None:
             return "This session does not run on this node."
-        promised = sum(other.figures.pageable for other in here if other is not one and other.state in (FROZEN, RECLAIMING))
-        return refusal(one.figures, self._node(), self._largest, promised)
+        on_their_way = [other for other in here if other is not one and other.state in (FROZEN, RECLAIMING) and not other.stays]
+        return refusal(one.figures, self._node(), self._largest, sum(other.figures.pageable for other in on_their_way))
 
     def health(self) -> dict[str, t.Any]:
         """Which parts are there."""
