@@ -32,8 +32,8 @@ GIB = 2**30
 READ, CHANGE = 0.002, 0.005
 # When a task is in which state, in seconds since its service was made.
 STATES = ((0.0, "new"), (0.05, "assigned"), (0.1, "preparing"), (0.3, "starting"), (0.4, "running"))
-# When its server answers.
-SERVER_UP = 1.0
+# When its server answers, and how long it believes a token that it asked the hub about (jupyterhub.services.auth).
+SERVER_UP, KNOWN = 1.0, 300.0
 
 
 @dataclass
@@ -124,6 +124,8 @@ class FakeSwarm:
         self.routes: dict[str, Any] = {}
         self.idle: set[str] = set()  # addresses of sessions in which nothing is active
         self.activity = 300.0  # how often a server reports to the hub, as jupyterhub-singleuser does
+        self.known: dict[tuple[str, str], float] = {}
+        self.http: aiohttp.ClientSession | None = None
         self._count = itertools.count(1)
         self._runners: list[web.AppRunner] = []
         self.nodes = [
@@ -224,7 +226,7 @@ class FakeSwarm:
     async def other(self, request: web.Request) -> web.StreamResponse:
         place, _, rest = request.path.lstrip("/").partition("/")
         if place == "user":
-            return self._session(request, rest)
+            return await self._session(request, rest)
         if place == "control":
             return await self._control(request, rest)
         self.counts[f"{place} {request.method}"] += 1
@@ -239,11 +241,15 @@ class FakeSwarm:
             return web.Response(status=204 if self.routes.pop(route, None) else 404)
         return _json(self.routes)
 
-    def _session(self, request: web.Request, rest: str) -> web.Response:
+    async def _session(self, request: web.Request, rest: str) -> web.Response:
         prefix = f"/user/{rest.partition('/')[0]}/"
         service = self.prefixes.get(prefix)
         if service is None or service.age < SERVER_UP:
             return _json({"message": "nobody listens here yet"}, 503)
+        who = request.headers.get("Authorization", "")
+        if who and self.known.get((service.id, who), 0) < time.monotonic():
+            self.known[service.id, who] = time.monotonic() + KNOWN
+            await self._ask(service.environment.get("JUPYTERHUB_API_URL", "") + "/user", who)
         now = datetime.now(timezone.utc)
         if prefix not in self.idle:
             service.idle_since = now.isoformat()
@@ -269,32 +275,35 @@ class FakeSwarm:
     async def report(self) -> None:
         """Tell the hub of each server's activity, now and then, as the servers do."""
         due: dict[str, float] = {}
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as http:
-            running: set[asyncio.Task[None]] = set()
-            while True:
-                await asyncio.sleep(0.25)
-                now = time.monotonic()
-                for prefix, service in list(self.prefixes.items()):
-                    at = due.setdefault(service.id, now + self.activity * random.random())
-                    if service.state == "running" and now >= min(at, now + self.activity):
-                        due[service.id] = now + self.activity * random.uniform(0.9, 1.1)
-                        if prefix not in self.idle:
-                            task = asyncio.ensure_future(self._tell(http, service.environment))
-                            running.add(task)
-                            task.add_done_callback(running.discard)
-                    elif at > now + self.activity * 1.1:
-                        due[service.id] = now + self.activity * random.random()  # it is asked for more often since
-                due = {key: at for key, at in due.items() if key in self.services}
+        running: set[asyncio.Task[None]] = set()
+        while True:
+            await asyncio.sleep(0.25)
+            now = time.monotonic()
+            for prefix, service in list(self.prefixes.items()):
+                at = min(due.get(service.id, now + self.activity * random.random()), now + self.activity * 1.1)
+                if service.state == "running" and now >= at:
+                    at = now + self.activity * random.uniform(0.9, 1.1)
+                    if prefix not in self.idle:
+                        task = asyncio.ensure_future(self._tell(service.environment))
+                        running.add(task)
+                        task.add_done_callback(running.discard)
+                due[service.id] = at
+            due = {key: at for key, at in due.items() if key in self.services}
 
-    async def _tell(self, http: aiohttp.ClientSession, environment: dict[str, str]) -> None:
-        url, now = environment.get("JUPYTERHUB_ACTIVITY_URL", ""), datetime.now(timezone.utc).isoformat()
+    async def _tell(self, environment: dict[str, str]) -> None:
+        now = datetime.now(timezone.utc).isoformat()
         body = {"servers": {environment.get("JUPYTERHUB_SERVER_NAME", ""): {"last_activity": now}}, "last_activity": now}
-        headers = {"Authorization": f"token {environment.get('JUPYTERHUB_API_TOKEN', '')}"}
+        await self._ask(environment.get("JUPYTERHUB_ACTIVITY_URL", ""), f"token {environment.get('JUPYTERHUB_API_TOKEN', '')}", body)
+
+    async def _ask(self, url: str, token: str, body: Any = None) -> None:
+        """A session's server asks the hub who has a token, or tells it of its activity."""
+        self.http = self.http or aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30))
+        kind = "token" if body is None else "activity"
         try:
-            async with http.post(url, json=body, headers=headers) as response:
-                self.counts[f"activity {response.status}"] += 1
+            async with self.http.request("GET" if body is None else "POST", url, json=body, headers={"Authorization": token}) as response:
+                self.counts[f"hub {kind} {response.status}"] += 1
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
-            self.counts["activity failed"] += 1
+            self.counts[f"hub {kind} failed"] += 1
 
     async def serve(self, socket: str) -> None:
         """Listen on the socket, and at the port; 0 takes a free one."""
@@ -311,6 +320,8 @@ class FakeSwarm:
                 self.port = int(runner.addresses[0][1])
 
     async def close(self) -> None:
+        if self.http:
+            await self.http.close()
         for runner in self._runners:
             await runner.cleanup()
 

@@ -70,12 +70,12 @@ def percentile(values: Sequence[float], share: float) -> float:
 def processes(root: int) -> list[int]:
     """A process and all below it."""
     parents: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
+    for one in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
-            parents.setdefault(int(path.read_text().rpartition(")")[2].split()[1]), []).append(int(path.parent.name))
+            parents.setdefault(int(Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()[1]), []).append(int(one))
     found = [root]
-    for one in found:
-        found += parents.get(one, [])
+    for number in found:
+        found += parents.get(number, [])
     return found
 
 
@@ -330,7 +330,7 @@ class Watch:
 
     def engine(self) -> float:
         """Requests to the engine a second."""
-        return sum(rate for kind, rate in self.requests.items() if kind.split()[0] not in ("traefik", "chp", "activity"))
+        return sum(rate for kind, rate in self.requests.items() if kind.split()[0] not in ("traefik", "chp", "hub"))
 
 
 # The phases
@@ -371,6 +371,8 @@ async def fill(side: Side, users: list[str], at_once: int = 50) -> dict[str, flo
                 failed += 1
                 if failed < 4:
                     print(f"    {side.name}: {wrong[:200]}", flush=True)
+                if failed > len(users):
+                    raise RuntimeError(f"{side.name} starts no more sessions: {wrong}")
                 await asyncio.sleep(1)
 
     async with Watch(side) as watch:
@@ -495,7 +497,7 @@ class Table:
         }
 
     def print(self) -> None:
-        width = max(map(len, self.values))
+        width = max(map(len, self.values), default=0)
         print(f"{'':{width}} {OURS:>10} {THEIRS:>10} {'ratio':>8}")
         for what, by in self.medians().items():
             ours, theirs = by.get(OURS), by.get(THEIRS)
@@ -553,11 +555,12 @@ async def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any
         for side in sides:
             side.signal(signal.SIGCONT)
             await side.close()
-    table.print()
-    for name, by_size in rates.items():
-        print(f"requests a second by kind, {name}")
-        for size, by_kind in by_size.items():
-            print(f"{size:>6}  " + "  ".join(f"{kind} {rate:.2f}" for kind, rate in by_kind.items()))
+        # What was measured before something went wrong, too.
+        table.print()
+        for name, by_size in rates.items():
+            print(f"requests a second by kind, {name}")
+            for size, by_kind in by_size.items():
+                print(f"{size:>6}  " + "  ".join(f"{kind} {rate:.2f}" for kind, rate in by_kind.items()))
     return {"medians": table.medians(), "all": table.values, "requests": rates}
 
 
@@ -574,7 +577,6 @@ def main() -> int:
     options = parser.parse_args()
     if THEIRS in options.sides:
         stock_python()
-    # What it takes in the kernel's eyes to have a few hundred connections open.
     directory = Path(tempfile.mkdtemp(prefix="mh-scale-"))
     load = os.getloadavg()
     print(f"{os.cpu_count()} CPUs, load before {load[0]:.1f} {load[1]:.1f} {load[2]:.1f}", flush=True)
