@@ -36,6 +36,14 @@ STATES = ((0.0, "new"), (0.05, "assigned"), (0.1, "preparing"), (0.3, "starting"
 SERVER_UP, KNOWN = 1.0, 300.0
 
 
+def service_id(number: int) -> str:
+    return f"service{number:018}"
+
+
+def task_id(number: int) -> str:
+    return f"task{number:021}"
+
+
 @dataclass
 class Service:
     """A service with its one task."""
@@ -52,7 +60,7 @@ class Service:
 
     @property
     def id(self) -> str:
-        return f"service{self.number:018}"
+        return service_id(self.number)
 
     @property
     def container(self) -> str:
@@ -92,7 +100,7 @@ class Service:
                 "PortStatus": {"Ports": [{"Protocol": "tcp", "TargetPort": target, "PublishedPort": self.port, "PublishMode": "host"}]} if running else {},
             }
             task = {
-                "ID": f"task{self.number:021}",
+                "ID": task_id(self.number),
                 "Version": {"Index": self.number},
                 "CreatedAt": self.at,
                 "UpdatedAt": self.at,
@@ -265,7 +273,22 @@ class FakeSwarm:
         return _json({"message": "not found"}, 404)
 
     async def _control(self, request: web.Request, what: str) -> web.Response:
-        """``counts``: the requests so far. ``set``: which sessions are idle from now on, and how often servers report."""
+        """What the benchmark asks.
+
+        ``counts``: the requests so far. ``set``: which sessions are idle from now on, and how often servers report. ``session``: a user's
+        service. ``copy``: make services that run at once, of the specs given, and tell their numbers.
+        """
+        if what == "session":
+            found = self.prefixes[f"/user/{request.query['user']}/"]
+            return _json({"number": found.number, "spec": found.spec})
+        if what == "copy":
+            numbers = []
+            for spec in (await request.json())["specs"]:
+                self._create(spec)
+                service = self.names[spec["Name"]]
+                service.made -= 60
+                numbers.append(service.number)
+            return _json(numbers)
         if what == "set":
             wanted = await request.json()
             self.idle = set(wanted.get("idle", self.idle))

@@ -7,7 +7,7 @@ sessions' servers and the API of the proxy. No session runs, so this measures wh
 the other and its world are stopped (SIGSTOP). The opponent gets a virtual environment below .cache, from upstream/requirements-scale.txt.
 
 herd     so many users start a session at once; then all of them are stopped
-steady   so many sessions run and nobody does anything, but that each server reports its activity every five minutes
+steady   so many sessions run (most of them copied into the hubs' databases) and nobody does anything, but that each server reports its activity every five minutes
 pages    what a page or an answer of the API takes, asked one after the other, with all sessions running
 restart  the hub is killed: until it answers, and until it knows all its sessions to be ready
 idle     a part of the sessions falls idle: until those are stopped, and how many others were
@@ -44,13 +44,17 @@ ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT / "files/hub"), str(ROOT / "tests/unit/hub"), str(ROOT / "tests/unit")]
 
 import aiohttp  # noqa: E402
+import fake_swarm  # noqa: E402
+import sqlalchemy  # noqa: E402
 import yaml  # noqa: E402
 from conftest import document  # noqa: E402
+from jupyterhub import orm  # noqa: E402
 
 STOCK = ROOT / ".cache" / "bench-scale"
 PASSWORD = "correct-horse-battery"
-LOOK = 30
-# In the last phase: how long a session may be idle, and how often the hubs look.
+# How long a session may be idle, and how often the hubs look.
+USUAL = (12 * 3600, 30)
+# The same in the last phase.
 IDLE, IDLE_LOOK = 60, 10
 EVERY = 0.05
 OURS, THEIRS = "Metalhub", "stock"
@@ -152,7 +156,7 @@ class Side:
             headers={"Authorization": f"token {self.token}"},
         )
         await until(lambda: self.control("counts"), 30)
-        await self.start_hub(12 * 3600, LOOK)
+        await self.start_hub(*USUAL)
 
     async def start_hub(self, idle: int, look: int) -> float:
         """Start the hub and wait until it answers. Returns after how many seconds it did."""
@@ -358,30 +362,47 @@ async def herd(side: Side, users: list[str]) -> dict[str, float]:
     }
 
 
-async def fill(side: Side, users: list[str], at_once: int = 50) -> dict[str, float]:
-    """Start sessions, so many at once. One that fails is tried again."""
-    waiting, failed = list(users), 0
-    begun = time.monotonic()
+async def fill(side: Side, like: str, users: list[str]) -> None:
+    """Have sessions of users who never started one: each is a copy of that of ``like``, in the world and in the database of the hub, which is
+    stopped for it. A thousand real starts take some minutes, and what they cost is known from the herd."""
+    if like not in await side.with_servers("ready"):
+        started = await side.start(like)
+        assert isinstance(started, float), started
+    found = await side.control(f"session?user={like}")
+    text = json.dumps(found["spec"])
+    own = next(line for line in found["spec"]["TaskTemplate"]["ContainerSpec"]["Env"] if line.startswith("JUPYTERHUB_API_TOKEN="))
+    tokens = {user: secrets.token_hex(16) for user in users}
+    specs = [json.loads(text.replace(own.partition("=")[2], tokens[user]).replace(like, user)) for user in users]
+    side.kill_hub()
+    numbers = await side.control("copy", specs=specs) if specs else []
+    database = orm.new_session_factory(f"sqlite:///{side.directory}/jupyterhub.sqlite")()
+    database.execute(sqlalchemy.text("PRAGMA synchronous=OFF"))
+    template = database.query(orm.Spawner).join(orm.User).filter(orm.User.name == like, orm.Spawner.server_id.is_not(None)).one()
+    owners = {owner.name: owner for owner in database.query(orm.User)}
+    everybody = list(owners[like].roles)
+    for user, number in zip(users, numbers, strict=True):
+        state = json.dumps(template.state)
+        for name in (fake_swarm.service_id, fake_swarm.task_id):
+            state = state.replace(name(found["number"]), name(number))
+        owner = owners.get(user) or orm.User(name=user, roles=everybody)
+        spawner = next(iter(owner.orm_spawners.values()), None) or orm.Spawner(user=owner, name="")
+        server = template.server
+        spawner.server = orm.Server(proto=server.proto, ip=server.ip, port=server.port, base_url=f"/user/{user}/", cookie_name=f"user-{user}")
+        spawner.state = json.loads(state.replace(like, user))
+        spawner.user_options, spawner.started, spawner.last_activity = template.user_options, template.started, template.last_activity
+        scopes = [f"users:activity!user={user}", f"access:servers!server={user}/"]
+        token = orm.APIToken(generated=True, note="copied", client_id="jupyterhub", scopes=scopes)
+        token.token, token.user = tokens[user], owner
+        database.add_all([owner, spawner, token])
+    database.commit()
+    database.close()
+    await side.start_hub(*USUAL)
+    await until(lambda: known(side, users), 300, 0.5)
+    await asyncio.sleep(10)  # it tells the proxy
 
-    async def some() -> None:
-        nonlocal failed
-        while waiting:
-            user = waiting.pop()
-            while isinstance(wrong := await side.start(user), str):
-                failed += 1
-                if failed < 4:
-                    print(f"    {side.name}: {wrong[:200]}", flush=True)
-                if failed > len(users):
-                    raise RuntimeError(f"{side.name} starts no more sessions: {wrong}")
-                await asyncio.sleep(1)
 
-    async with Watch(side) as watch:
-        await asyncio.gather(*(some() for _ in range(at_once)))
-    return {
-        "sessions started a second": len(users) / (time.monotonic() - begun),
-        "errors": failed,
-        "loop lag p99, ms": watch.lag["p99"] * 1000,
-    }
+async def known(side: Side, users: list[str]) -> bool:
+    return set(await side.with_servers("ready")) >= set(users)
 
 
 async def steady(side: Side, seconds: float) -> tuple[dict[str, float], dict[str, float]]:
@@ -434,17 +455,14 @@ async def pages(side: Side, user: str, repeats: int) -> dict[str, list[float]]:
     return found
 
 
-async def restart(side: Side, users: list[str], idle: int = 12 * 3600, look: int = LOOK) -> dict[str, float]:
+async def restart(side: Side, users: list[str], idle: int = USUAL[0], look: int = USUAL[1]) -> dict[str, float]:
     side.kill_hub()
     begun = time.monotonic()
     answered = await side.start_hub(idle, look)
 
-    async def known() -> bool:
-        return set(await side.with_servers("ready")) >= set(users)
-
     lost = 0
     try:
-        await until(known, 120, 0.5)
+        await until(lambda: known(side, users), 120, 0.5)
     except TimeoutError:
         lost = len(set(users) - set(await side.with_servers("ready")))
     return {"until it answers, s": answered, "until all are ready, s": time.monotonic() - begun, "sessions lost": lost}
@@ -524,17 +542,15 @@ async def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any
     try:
         for side in sides:
             await side.begin()
-            for at in range(0, len(users), 100):
-                status, answer = await side.api("POST", "/users", {"usernames": users[at : at + 100]})
-                assert status == 201, answer
-            await side.api("POST", "/users/admin")
+            status, answer = await side.api("POST", "/users", {"usernames": users[: options.herd]})
+            assert status == 201, answer
         for _ in range(options.repeats if "herd" in options.phases else 0):
             for side in sides:
                 table.add(f"herd of {options.herd}", side.name, await turn(side, "herd", herd(side, users[: options.herd])))
         before = 0
         for size in sizes:
             for side in sides:
-                table.add(f"fill to {size}", side.name, await turn(side, f"fill to {size}", fill(side, users[before:size])))
+                await turn(side, f"fill to {size}", fill(side, users[0], users[max(1, before) : size]))
             for side in sides if "steady" in options.phases else ():
                 found, by_kind = await turn(side, f"steady with {size}", steady(side, options.steady))
                 table.add(f"steady with {size}", side.name, found)
