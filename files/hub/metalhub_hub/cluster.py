@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -189,7 +190,15 @@ class Snapshot:
 
     def of(self, session: str) -> list[Json]:
         """Tasks of a session, by its service's name."""
-        return [task for task in self.tasks if (labels(task).get("metalhub.session")) == session]
+        return self._by_session.get(session, [])
+
+    @cached_property
+    def _by_session(self) -> dict[str, list[Json]]:
+        # Each poll asks for one session of all: a search each time would make a tick of a thousand polls a million looks.
+        found: dict[str, list[Json]] = {}
+        for task in self.tasks:
+            found.setdefault(str(labels(task).get("metalhub.session", "")), []).append(task)
+        return found
 
     def room(self, pool: str, flavor: Flavor) -> Room:
         return room(list(self.nodes.values()), self.tasks, pool, flavor)

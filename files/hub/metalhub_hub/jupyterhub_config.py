@@ -4,6 +4,8 @@ import hashlib
 import os
 from pathlib import Path
 
+from sqlalchemy import Engine, event
+
 from metalhub_hub import acting, audit_hooks, auth, config, handlers, platform, sessions, spawner
 from metalhub_hub.proxy import MetalhubProxy
 
@@ -19,6 +21,7 @@ c.JupyterHub.hub_bind_url = document.listen
 c.JupyterHub.hub_connect_url = document.connect_url
 c.JupyterHub.cookie_secret_file = document.cookie_secret_file
 c.JupyterHub.db_url = platform.database_url(document)
+event.listen(Engine, "connect", platform.write_ahead)
 if document.public_url.startswith("https:"):
     c.JupyterHub.tornado_settings["cookie_options"] = {"secure": True}
 # Sessions outlive the hub and its proxy.
@@ -31,6 +34,8 @@ c.ConfigurableHTTPProxy.should_start = False
 c.JupyterHub.spawner_class = spawner.MetalhubSpawner
 c.Spawner.consecutive_failure_limit = 0  # a full cluster is no reason for the hub to end
 c.Spawner.http_timeout = 60
+# Who starts with a hundred others is no error: upstream refuses the 101st. Quota and room decide, and each start gives up after its time.
+c.JupyterHub.concurrent_spawn_limit = 0
 c.JupyterHub.allow_named_servers = document.named_servers > 0
 c.JupyterHub.named_server_limit_per_user = document.named_servers
 
@@ -53,6 +58,8 @@ c.JupyterHub.template_vars = {
     "metalhub_session": document.session,
 }
 
+# Those tokens are 256 random bits. Of others each look at one costs the hub 10 ms, and every session asks for one each few minutes.
+c.JupyterHub.trust_user_provided_tokens = True
 # The hub asks sessions for their activity with a token of its own.
 asking = sessions.token(auth.secret(document.cookie_secret_file))
 platform.current().sessions.servers.token = asking

@@ -95,9 +95,10 @@ class Granted:
 class Ledger:
     """The tables. Every method is one transaction and raises LedgerError; times are whole seconds since the epoch."""
 
-    def __init__(self, url: str, run: str) -> None:
-        self.run = run
-        # The hub writes to the same SQLite file from the same thread: waiting long for it would be waiting for oneself.
+    def __init__(self, url: str, run: str, settle: Callable[[], Any] = lambda: None) -> None:
+        self.run, self.settle = run, settle
+        # The hub writes to the same SQLite file from the same thread: waiting long for it would be waiting for oneself. So ``settle``
+        # ends, before each change, what the hub has begun to write.
         arguments = {"check_same_thread": False, "timeout": 1} if url.startswith("sqlite") else {}
         self.engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"), connect_args=arguments)
 
@@ -112,7 +113,7 @@ class Ledger:
             elif version > VERSION:
                 raise LedgerError(f"the ledger's tables are of version {version}, and this release knows {VERSION}: install the newer one")
 
-        self._do(make)
+        self._change(make)
 
     def close(self) -> None:
         """Let go of the database."""
@@ -124,6 +125,13 @@ class Ledger:
                 return work(connection)
         except SQLAlchemyError as error:
             raise LedgerError(str(error.__cause__ or error)) from error
+
+    def _change(self, work: Callable[[sa.Connection], Any]) -> Any:
+        try:
+            self.settle()
+        except SQLAlchemyError as error:
+            raise LedgerError(str(error.__cause__ or error)) from error
+        return self._do(work)
 
     # Intervals
 
@@ -151,7 +159,7 @@ class Ledger:
                 connection.execute(self._ending(stale, at))
             connection.execute(_intervals.insert(), values)
 
-        self._do(work)
+        self._change(work)
 
     def _ending(self, session: str, at: int, resources: Collection[str] | None = None) -> sa.Update:
         table = _intervals.c
@@ -162,19 +170,19 @@ class Ledger:
 
     def end(self, session: str, at: int, resources: Collection[str] | None = None) -> None:
         """Close a session's open intervals, or those of some resources. Those that are closed stay as they are."""
-        self._do(lambda connection: connection.execute(self._ending(session, at, resources)))
+        self._change(lambda connection: connection.execute(self._ending(session, at, resources)))
 
     def adopt(self, session: str, at: int) -> None:
         """A session that another process left open is held still."""
         table = _intervals.c
         statement = sa.update(_intervals).where(table.session == session, table.ended.is_(None)).values(run=self.run, seen=at)
-        self._do(lambda connection: connection.execute(statement))
+        self._change(lambda connection: connection.execute(statement))
 
     def beat(self, at: int) -> None:
         """The heartbeat: all that this process knows to be held was held until now."""
         table = _intervals.c
         statement = sa.update(_intervals).where(table.ended.is_(None), table.run == self.run, table.seen < at).values(seen=at)
-        self._do(lambda connection: connection.execute(statement))
+        self._change(lambda connection: connection.execute(statement))
 
     def shift(self, before: int, after: int) -> None:
         """The clock was set: what is held ends at ``before`` by the old time and goes on from ``after`` by the new one."""
@@ -191,7 +199,7 @@ class Ledger:
             connection.execute(sa.update(_intervals).where(*held).values(ended=end))
             connection.execute(sa.update(_intervals).where(table.run == f"{self.run}+").values(run=self.run))
 
-        self._do(work)
+        self._change(work)
 
     def held(self) -> list[Held]:
         """All open intervals, the oldest first."""
@@ -260,13 +268,13 @@ class Ledger:
         values = {"user": user, "resource": override.resource, "extra": override.extra, "until": override.until}
         statement = _overrides.insert().values(**values, reason=override.reason, by=by, at=at)
         with_number = statement.returning(_overrides.c.id)
-        return int(self._do(lambda connection: connection.execute(with_number).scalar_one()))
+        return int(self._change(lambda connection: connection.execute(with_number).scalar_one()))
 
     def revoke(self, number: int, at: int) -> bool:
         """End an override now. Returns whether there was one to end; it stays in the table."""
         table = _overrides.c
         statement = sa.update(_overrides).where(table.id == number, table.until > at).values(until=at)
-        return bool(self._do(lambda connection: connection.execute(statement).rowcount))
+        return bool(self._change(lambda connection: connection.execute(statement).rowcount))
 
     def granted(self, now: int) -> list[Granted]:
         """The overrides that have not ended, the oldest first."""

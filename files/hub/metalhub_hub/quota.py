@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import prometheus_client
 from jupyterhub import orm
+from sqlalchemy.exc import SQLAlchemyError
 
 from .config import Document, Profile
 from .core import quota_notice, quotas
@@ -120,7 +121,7 @@ class Quota:
     @cached_property
     def ledger(self) -> Ledger:
         """Opened when it is first needed, which is after the hub has made its own tables. Raises LedgerError."""
-        made = Ledger(self._url, secrets.token_hex(8))
+        made = Ledger(self._url, secrets.token_hex(8), self._settle)
         made.create()
         self._granted = made.granted(self.clock.now())
         for row in made.held():
@@ -130,6 +131,17 @@ class Quota:
     def close(self) -> None:
         if "ledger" in self.__dict__:
             self.ledger.close()
+
+    def _settle(self) -> None:
+        """Commit what the hub's own session has begun to write, in which other starts may be halfway: SQLite has one writer."""
+        if self.host.proxy is None:
+            return
+        database = self.host.proxy.app.db
+        try:
+            database.commit()
+        except SQLAlchemyError:
+            database.rollback()
+            raise
 
     def _hold(self, spawner: Any) -> Hold | None:
         """What a session holds, as far as it is known. Raises LedgerError."""

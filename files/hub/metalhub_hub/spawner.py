@@ -96,6 +96,15 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
     def _post_stop_hook(self) -> Any:
         return self.platform.snapshots.session_ended
 
+    @default("server_token_scopes")
+    def _token_scopes(self) -> Any:
+        return MetalhubSpawner.take_turn
+
+    async def take_turn(self) -> list[str]:
+        """JupyterHub asks for the scopes of a session's token just before it writes all that a start needs. They are its default ones."""
+        await self.platform.turn()
+        return []
+
     @default("apply_user_options")
     def _apply(self) -> Any:
         return MetalhubSpawner.apply_options
@@ -247,6 +256,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             command=[*session.command, *self.get_args()],
             avoid=avoid,
         )
+        await self.platform.turn()
         self.platform.quota.begin(self)
         await self.platform.engine.create_service(spec)
         # Before anything else can happen: a hub that is killed now finds its session again.

@@ -189,6 +189,13 @@ async def test_nodes_pull_with_the_registry_account(tmp_path: Path, engine: Fake
     await asked.close()
 
 
+def test_the_tasks_of_each_session() -> None:
+    tasks = [{**task(), "ID": str(number), "Spec": {"ContainerSpec": {"Labels": {"metalhub.session": f"mh-{number % 3}"}}}} for number in range(9)]
+    snapshot = cluster.Snapshot({}, [task(), *tasks])  # the first one is somebody else's
+    assert [[one["ID"] for one in snapshot.of(f"mh-{number}")] for number in range(3)] == [["0", "3", "6"], ["1", "4", "7"], ["2", "5", "8"]]
+    assert snapshot.of("mh-4") == []
+
+
 async def test_one_list_serves_all_polls(tmp_path: Path, engine: FakeEngine) -> None:
     asked = client(tmp_path)
     seen = cluster.Cluster(asked)

@@ -19,6 +19,7 @@ from metalhub_hub.policy import Refused
 from metalhub_hub.quota import Clock, Quota
 from metalhub_hub.sessions import Sessions
 from metalhub_hub.spawner import cards as profile_cards
+from sqlalchemy import Engine, event, text
 from test_spawner import Here, Routes
 
 HOUR = 3600
@@ -123,6 +124,28 @@ def make(tmp_path: Path) -> Iterator[Callable[..., Site]]:
         site.quota.close()
 
 
+def test_what_the_hub_has_not_committed_yet_does_not_lock_the_ledger(make: Callable[..., Site]) -> None:
+    site = make()
+    event.listen(Engine, "connect", platform.write_ahead)
+    try:
+        site.db = orm.new_session_factory(site.quota._url)()
+        site.restart()
+        for number in range(3):
+            # Another start is halfway: JupyterHub flushes and goes on to wait for something.
+            site.db.add(orm.User(name=f"user{number}"))
+            site.db.flush()
+            one = site.start(f"user{number}")
+        assert [hold.user for hold in site.quota.ledger.held() if hold.resource == "cpu"] == ["user0", "user1", "user2"]
+        site.db.add(orm.User(name="user3"))
+        site.db.flush()
+        site.quota.end(one)
+        assert site.db.query(orm.User).count() == 4 and not site.quota._unwritten
+        assert site.db.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+    finally:
+        event.remove(Engine, "connect", platform.write_ahead)
+        site.db.close()
+
+
 def test_what_a_profile_is_metered_for(make: Callable[..., Site]) -> None:
     profiles = make().host.document.profiles
     assert quota.resources(profiles["small"]) == {"cpu": 1}
@@ -165,10 +188,11 @@ def test_what_others_or_another_period_hold_is_no_reason(make: Callable[..., Sit
 async def test_50_starts_at_once_against_a_limit_of_3(tmp_path: Path, engine: FakeEngine, session: FakeSession) -> None:
     """Real spawners on a fake engine, of two users, with all that can go wrong in between."""
     host = platform.use(platform.Platform(config.parse(document(tmp_path, quotas={"default": "sessions=3"}))))
+    database = orm.new_session_factory("sqlite:///:memory:")()
     host.proxy = Routes()
+    host.proxy.app.db = database
     for node in engine.nodes:
         node["Description"]["Resources"] = {"NanoCPUs": 10**12, "MemoryBytes": 2**50}
-    database = orm.new_session_factory("sqlite:///:memory:")()
     spawners, most = [], {"ann": 0, "bob": 0}
     for name in most:
         owner = orm.User(name=name)

@@ -25,6 +25,7 @@ class Routes:
 
     def __init__(self) -> None:
         self.routes: dict[str, str] = {}
+        self.app: Any = SimpleNamespace(db=SimpleNamespace(commit=lambda: None))
 
     async def add_route(self, spec: str, target: str, data: Any) -> None:
         self.routes[spec] = target
@@ -368,3 +369,17 @@ async def test_what_is_held_is_metered_from_before_the_service_to_after_it(
     await asyncio.sleep(2.1)
     assert await spawner.poll() is not None
     assert book.held() == []
+
+
+async def test_each_start_of_a_herd_has_a_turn_of_the_loop() -> None:
+    turn, passed, now = platform.Turn(), [], 0
+
+    async def start() -> None:
+        await turn()
+        passed.append(now)
+
+    herd = [asyncio.ensure_future(start()) for _ in range(50)]
+    while not all(one.done() for one in herd):
+        await asyncio.sleep(0)
+        now += 1
+    assert len(set(passed)) == 50 and passed == sorted(passed)
