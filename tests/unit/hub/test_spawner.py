@@ -25,7 +25,7 @@ class Routes:
 
     def __init__(self) -> None:
         self.routes: dict[str, str] = {}
-        self.app: Any = SimpleNamespace(db=SimpleNamespace(commit=lambda: None))
+        self.app: Any = SimpleNamespace(db=SimpleNamespace(commit=lambda: None), users={})
 
     async def add_route(self, spec: str, target: str, data: Any) -> None:
         self.routes[spec] = target
