@@ -186,7 +186,8 @@ def test_killed_in_a_restore_it_leaves_a_whole_home(hosts, step):
     control.check_output(f"echo first > {place}/file")
     name = ask(hosts, "PUT", f"/homes/{home}/snapshots", cause="idle")[1]["name"]
     control.check_output(f"echo second > {place}/file")
-    done = control.run(f"cat > /tmp/killed.py <<'EOF'\n{KILLED}\nEOF\npython3 /tmp/killed.py {home} {name} {step}")
+    # Without the exit the shell would become the process, and SSH has no status for one that was killed.
+    done = control.run(f"cat > /tmp/killed.py <<'EOF'\n{KILLED}\nEOF\npython3 /tmp/killed.py {home} {name} {step}; exit $?")
     assert done.rc == (0 if step == 4 else 137), (done.rc, done.stderr)
     assert control.check_output(f"cat {place}/file") == ("first" if step >= 3 else "second")
     status, found = ask(hosts, "PUT", f"/homes/{home}", 20 * MIB)
