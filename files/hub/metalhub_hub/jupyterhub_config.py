@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from metalhub_hub import acting, audit_hooks, auth, config, handlers, platform, sessions, spawner
+from metalhub_hub.core import approvals
 from metalhub_hub.proxy import MetalhubProxy
 
 c = get_config()  # noqa: F821
@@ -51,6 +52,8 @@ c.JupyterHub.template_vars = {
     "metalhub_style": style,
     "metalhub_native": document.auth.oidc is None,
     "metalhub_session": document.session,
+    "metalhub_reason": approvals.REASON_LIMIT,
+    "metalhub_waiting": platform.current().approvals.waiting,
 }
 
 # The hub asks sessions for their activity with a token of its own.

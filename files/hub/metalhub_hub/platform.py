@@ -12,6 +12,7 @@ from typing import Any
 from jupyterhub import orm
 
 from . import egress
+from .approvals import Approvals
 from .audit import Audit
 from .audit_check import AuditCheck
 from .cluster import Cluster
@@ -80,6 +81,7 @@ class Platform:
         self.egress = egress.Nodes(document.egress_port, self.cluster, self.engine.tls)
         self.images = Images(document.images_file)
         self.audit_check = AuditCheck(self)
+        self.approvals = Approvals(self)
         self.sessions = Sessions(self)
         self.snapshots = Snapshots(self)
         self.quota = Quota(self, database_url(document))

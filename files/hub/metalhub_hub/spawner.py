@@ -118,6 +118,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         """Choose the profile, or refuse."""
         document = self.platform.document
         profile = policy.choose(document, self.groups, options)
+        self.platform.approvals.admit(self.user.name, profile)
         self.platform.quota.admit(self, profile)
         self.profile_name = profile.name
         self.mem_limit = profile.flavor.memory
@@ -626,17 +627,19 @@ async def cards(host: platform.Platform, groups: set[str], user: str = "", serve
     for profile in policy.allowed_profiles(host.document, groups):
         flavor = profile.flavor
         room = snapshot.room(profile.pool, flavor) if snapshot else None
-        why, state = "", "free"
+        why, tag, ask = host.approvals.why_not(user, profile)
+        state = "none" if why else "free"
         try:
             host.images.reference(profile.image)
         except Refused as refused:
-            why, state = refused.jupyterhub_message, "none"
+            if not why:
+                why, state, tag = refused.jupyterhub_message, "none", "not ready"
         if not why and room is None:
             why, state = "The cluster does not answer right now.", "unknown"
         elif not why and room is not None and room.places == 0:
             why, state = policy.no_room(profile, room).jupyterhub_message, "none"
         if not why and (refusal := _over_quota(host, user, server, groups, profile)):
-            why, state = refusal, "none"
+            why, state, tag = refusal, "none", "over your quota"
         gpu = ""
         if flavor.gpu:
             gpu = f"{flavor.gpu.count} × {flavor.gpu.profile or 'GPU'}"
@@ -659,6 +662,28 @@ async def cards(host: platform.Platform, groups: set[str], user: str = "", serve
                 "places": room.places if room else None,
                 "state": state,
                 "why": why,
+                "tag": tag,
+                "ask": ask,
             }
         )
-    return found
+    return found + [_broken(name, entry) for name, entry in host.profiles.entries().items() if _shows_broken(host, name, entry, groups)]
+
+
+def _shows_broken(host: platform.Platform, name: str, entry: dict[str, Any], groups: set[str]) -> bool:
+    mine = entry.get("groups") or []
+    return name in host.profiles.broken and (not mine or (isinstance(mine, list) and bool(groups.intersection(map(str, mine)))))
+
+
+def _broken(name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """The card of a profile that names what is no longer there. Why is for administrators."""
+    return {
+        "name": name,
+        "title": str(entry.get("title") or name),
+        "description": str(entry.get("description") or ""),
+        "state": "none",
+        "places": None,
+        "gpu": "",
+        "tag": "broken",
+        "ask": "",
+        "why": "Something that this profile needs is no longer there; tell an administrator.",
+    }
