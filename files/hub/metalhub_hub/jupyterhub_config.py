@@ -53,7 +53,7 @@ c.JupyterHub.template_vars = {
     "metalhub_native": document.auth.oidc is None,
     "metalhub_session": document.session,
     "metalhub_reason": approvals.REASON_LIMIT,
-    "metalhub_waiting": platform.current().approvals.waiting,
+    "metalhub_waiting": lambda user: platform.current().approvals.waiting(),
 }
 
 # The hub asks sessions for their activity with a token of its own.

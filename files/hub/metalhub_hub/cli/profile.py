@@ -21,7 +21,7 @@ FIELDS = Argument(
     "FIELD=VALUE; groups are joined by commas, environment is a JSON object, startup=@FILE reads a file, FIELD= drops a change",
     {"metavar": "FIELD=VALUE", "nargs": "+"},
 )
-REASON = Argument("--reason", "what they are told", {"metavar": "TEXT", "default": ""})
+REASON = Argument("--reason", "why, for the audit log; who is denied is told it", {"metavar": "TEXT", "default": ""})
 
 
 def value(key: str, text: str) -> Any:
@@ -131,7 +131,8 @@ def create(ask: Ask) -> None:
 
 
 def change(ask: Ask) -> None:
-    tell(ask, ask.hub.ask("PATCH", f"/metalhub/api/profiles/{part(ask.options.profile)}", fields(ask.options.field)))
+    body = fields(ask.options.field)
+    tell(ask, ask.hub.ask("PATCH", f"/metalhub/api/profiles/{part(ask.options.profile)}", body))
 
 
 def delete(ask: Ask) -> None:
@@ -155,10 +156,10 @@ REQUESTS: list[Column] = [
     ("PROFILE", lambda row: row["profile"]),
     ("STATE", lambda row: row["state"]),
     ("ASKED", lambda row: row["asked"] or "-"),
-    ("REASON", lambda row: row["reason"] or "-"),
+    ("ASKED FOR", lambda row: row["reason"] or "-"),
     ("BY", lambda row: row["by"] or "-"),
     ("UNTIL", lambda row: row["until"] or "-"),
-    ("TOLD", lambda row: row["answer"] or "-"),
+    ("REASON", lambda row: row["answer"] or "-"),
 ]
 
 
