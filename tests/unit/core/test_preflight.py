@@ -270,3 +270,21 @@ def test_plan_does_without_a_control_host_that_does_not_answer(site: SiteDir) ->
     done = site.run(ROOT / "playbooks/plan.yml")
     assert done.returncode == 0 and "unreachable=0" in done.stdout, done.stdout + done.stderr
     assert "They are left out: the control host did not answer." in done.stdout and "Quotas" in done.stdout
+
+
+def test_a_site_without_profiles_of_its_own_gets_those_that_it_can_run(site: SiteDir) -> None:
+    file = site.path / "group_vars/all/site.yml"
+    before, rest = file.read_text().split("# What users choose from.\n")
+    after = rest[rest.index("# Limits:") :]
+    file.write_text(before + after)
+
+    def offered(*more: str) -> set[str]:
+        done = site.run(ROOT / "playbooks/plan.yml", "-e", "preflight_runtime=false", *more)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return set(re.findall(r"^  (notebook-\S+)", done.stdout.partition("\nProfiles\n")[2].partition("\n\n")[0], re.MULTILINE))
+
+    gpus = {"notebook-gpu-slice"}
+    assert offered() == {"notebook-cpu-small", "notebook-cpu-large", "notebook-pii"} | gpus, "it has no flavor gpu-full"
+    file.write_text(re.sub("metalhub_flavors:.*?\n\n", "", before + after, flags=re.DOTALL))
+    assert offered() == {"notebook-cpu-small", "notebook-cpu-large", "notebook-pii", "notebook-gpu-full"} | gpus
+    assert offered("-e", '{"metalhub_pools": {"cpu": {"sandbox": "gvisor"}}}') == {"notebook-cpu-small", "notebook-cpu-large", "notebook-pii"}

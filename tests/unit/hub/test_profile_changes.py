@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 from conftest import document
 from metalhub_hub import approvals, audit, config, durable, policy, profiles, service
 from metalhub_hub.cli.__main__ import main as command
 from metalhub_hub.core import profiles as rules
+from test_hub import PACKAGE
 from test_session_spec import spec
 
 
@@ -83,6 +85,25 @@ def test_one_that_the_inventory_takes_over_is_the_inventorys(tmp_path: Path) -> 
     assert (found.egress, found.max_session, found.description) == ("packages", 9 * 3600, "mine")
     with pytest.raises(rules.ProfileRefused, match="is in the inventory"):
         after.delete("next", "ann")
+
+
+def probe(tmp_path: Path) -> list[str]:
+    """What the role's probe of the control host says of profiles."""
+    template = jinja2.Environment().from_string((PACKAGE.parents[1] / "roles/hub/templates/_/probe.sh.j2").read_text().replace(" | quote", ""))
+    script = template.render(__hub_state=str(tmp_path), __hub_venv="/nowhere", __hub_secrets="/nowhere", hub_traefik_group="none")
+    done = subprocess.run(["/bin/sh"], input=script, capture_output=True, text=True, timeout=30, check=True)
+    return [line for line in done.stdout.splitlines() if line.startswith("profiles")]
+
+
+def test_the_role_sees_what_a_converge_would_drop_and_nothing_else(tmp_path: Path) -> None:
+    assert probe(tmp_path) == []
+    one = made(tmp_path)
+    one.change("small", {"environment": {"A": '"pending": true'}, "description": '\n "pending": true'}, "change", "ann")
+    assert probe(tmp_path) == [], "the inventory leaves these open"
+    one.change("small", {"title": "Other"}, "change", "ann")
+    assert probe(tmp_path) == ["profiles=pending"]
+    assert [each.field for each in one.converge("a test")] == ["title"]
+    assert probe(tmp_path) == []
 
 
 # Approvals
