@@ -54,6 +54,8 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         self.node = ""
         self.profile_name = ""
         self.ended: dict[str, Any] | None = None
+        # What it has of its profile as that was at its start: the egress class and the bytes of memory.
+        self.placed: dict[str, Any] = {}
         # Why it is being stopped, set by who does it before the stop (empty: its user wants it), and a sentence for its page.
         self.stop_reason = ""
         self.stop_detail = ""
@@ -248,6 +250,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             command=[*session.command, *self.get_args()],
             avoid=avoid,
         )
+        self.placed = {"egress": profile.egress, "memory": profile.flavor.memory}
         self.platform.quota.begin(self)
         await self.platform.engine.create_service(spec)
         # Before anything else can happen: a hub that is killed now finds its session again.
@@ -423,6 +426,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             "cause": cause,
             "code": code,
             "profile": self.profile_name,
+            "memory": self.placed.get("memory", 0),
             "why": self.stop_detail,
             "at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
@@ -482,7 +486,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
 
     def get_state(self) -> dict[str, Any]:
         state: dict[str, Any] = super().get_state()
-        for key in ("service_name", "task_id", "url", "node", "profile_name", "ended"):
+        for key in ("service_name", "task_id", "url", "node", "profile_name", "ended", "placed"):
             if value := getattr(self, key):
                 state[key] = value
         if self.service_name and self.life:
@@ -494,6 +498,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         for key in ("service_name", "task_id", "url", "node", "profile_name"):
             setattr(self, key, str(state.get(key, "")))
         self.ended = state.get("ended")
+        self.placed = dict(state.get("placed") or {})
         self.life = lifecycle.read(state.get("life"))
         self._restored = bool(self.service_name)
 
@@ -502,6 +507,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         super().clear_state()
         self.platform.quota.end(self)
         self.service_name = self.task_id = self.url = self.node = self.profile_name = ""
+        self.placed = {}
         self._restored = False
         self._doomed = self.life = None
 
@@ -578,11 +584,12 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         if self.ended is None or ago is None or ago > lifecycle.REMEMBERED:
             return ""
         profile = self.platform.document.profiles.get(str(self.ended.get("profile", "")))
+        memory = int(self.ended.get("memory") or (profile.flavor.memory if profile else 0))
         sentence = policy.ENDINGS.get(str(self.ended.get("cause", "")), "")
         return sentence.format(
             code=policy.exit_code(int(self.ended.get("code", 0))),
             larger=policy.larger(self.platform.document, self.groups, profile),
-            limit=sizes.format_size(profile.flavor.memory) if profile else "",
+            limit=sizes.format_size(memory) if memory else "",
             idle=durations.format_duration(profile.idle_stop) if profile else "a while",
             longest=durations.format_duration(profile.max_session) if profile else "",
             why=self.ended.get("why", ""),
@@ -590,10 +597,11 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
 
     def way_out(self) -> str:
         """Why this session gets nowhere, in a sentence; empty where it does, or nobody can tell."""
-        profile = self.profile
-        if not self.service_name or not self.node or profile is None:
+        name = str(self.placed.get("egress") or (self.profile.egress if self.profile else ""))
+        offer = self.platform.document.egress.get(name)
+        if not self.service_name or not self.node or offer is None:
             return ""
-        return self.platform.egress.way_out(self.node, profile.egress, self.platform.document.egress[profile.egress])
+        return self.platform.egress.way_out(self.node, name, offer)
 
     def usage(self) -> dict[str, Any]:
         """What its user is told of quotas: sentences of what runs out, and the limits with what is used of them."""
