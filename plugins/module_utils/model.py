@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .durations import parse_duration
 from .egress import BUILT_IN, compile_policy, parse_subnet, problems
-from .names import VARIABLE, mig_resource
+from .names import mig_resource
+from .profiles import NAME, NAME_LEGAL, PROFILE, World, profile_doubts, profile_faults, title_faults
 from .quotas import QuotaError, covers, gpu_resource, parse_quota
-from .sandboxes import SANDBOXES, gpu_refusal
+from .sandboxes import SANDBOXES
 from .showback import rate_faults
 from .sizes import format_size, parse_size
 from .specs import Fault, Spec, check_options, check_value, listed, nearest
@@ -65,26 +65,8 @@ IMAGE: Mapping[str, Spec] = {
     "reference": _TEXT,
     "archive": {"type": "path"},
 }
-PROFILE: Mapping[str, Spec] = {
-    "title": _TEXT,
-    "description": _TEXT,
-    "image": _NEEDED_TEXT,
-    "flavor": _NEEDED_TEXT,
-    "pool": _NEEDED_TEXT,
-    "egress": _NEEDED_TEXT,
-    "idle_stop": {"type": "duration"},
-    "max_session": {"type": "duration"},
-    "hibernate_after": {"type": "duration"},
-    "extension": {"type": "duration"},
-    "background_limit": {"type": "duration"},
-    "environment": {"type": "dict"},
-    "groups": {"type": "list", "elements": "str"},
-    "default": {"type": "bool"},
-}
 QUOTAS: Mapping[str, Spec] = {"default": _TEXT, "groups": {"type": "dict"}, "users": {"type": "dict"}}
 
-_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,38}[a-z0-9])?", re.ASCII)
-_NAME_LEGAL = "1 to 40 of a-z, 0-9, - and ., a letter or digit first and last"
 _REFERENCE = re.compile(r"[a-z0-9.-]+(?::\d+)?(?:/[a-z0-9._-]+)+(?::[\w.-]+)?@sha256:[0-9a-f]{64}", re.ASCII)
 
 _CONTROL, _MANAGERS, _COMPUTE = "metalhub_control", "metalhub_managers", "metalhub_compute"
@@ -286,13 +268,13 @@ def _check_groups(site: Site) -> Iterator[Problem]:
         yield problem(_BUILDERS, "There are images to build, and no host that builds them.", "at least one host, usually the control host")
 
 
-def _entries(site: Site, variable: str, schema: Mapping[str, Spec], name_legal: str = _NAME_LEGAL) -> Iterator[Problem]:
+def _entries(site: Site, variable: str, schema: Mapping[str, Spec], name_legal: str = NAME_LEGAL) -> Iterator[Problem]:
     """Names and fields of a variable that maps names to entries."""
     value = site.variable(variable)
     if not isinstance(value, Mapping):
         return
     for key, entry in value.items():
-        if not isinstance(key, str) or not _NAME.fullmatch(key):
+        if not isinstance(key, str) or not NAME.fullmatch(key):
             yield Problem(variable, key, None, "This is not a name.", name_legal)
         if not isinstance(entry, Mapping):
             yield from map(_of_site, check_value(f"{variable}.{key}", entry, {"type": "dict", "required": True}))
@@ -418,38 +400,27 @@ def _check_images(site: Site) -> Iterator[Problem]:
             )
 
 
+def _world(site: Site) -> World:
+    """What the site's profiles may name."""
+    flavors: dict[str, str | None] = {}
+    for name, flavor in site.table("metalhub_flavors").items():
+        gpu = flavor.get("gpu")
+        flavors[name] = str(gpu.get("profile") or "") if isinstance(gpu, Mapping) else None
+    pools = {name: str(pool.get("sandbox")) for name, pool in site.table("metalhub_pools").items()}
+    return World(site.table("metalhub_images"), flavors, pools, {**site.table(_CLASSES), **BUILT_IN})
+
+
 def _check_profiles(site: Site) -> Iterator[Problem]:
     yield from _entries(site, "metalhub_profiles", PROFILE)
-    profiles = site.table("metalhub_profiles")
-    tables = {
-        "image": ("metalhub_images", "image"),
-        "flavor": ("metalhub_flavors", "flavor"),
-        "pool": ("metalhub_pools", "pool"),
-        "egress": (_CLASSES, "egress class"),
-    }
-    titles: dict[str, str] = {}
+    profiles, world = site.table("metalhub_profiles"), _world(site)
+    earlier: dict[str, Mapping[str, object]] = {}
     for name, profile in profiles.items():
-        for key, (table, what) in tables.items():
-            value, known = profile.get(key), {**site.table(table), **(BUILT_IN if table == _CLASSES else {})}
-            if isinstance(value, str) and value not in known:
-                message = f"There is no such {what}. {nearest(value, known)}".strip()
-                yield Problem(f"metalhub_profiles.{name}.{key}", value, None, message, listed(known))
-        title = profile.get("title")
-        if isinstance(title, str):
-            other = titles.setdefault(title.strip().casefold(), name)
-            if other != name:
-                message = f"A duplicate profile: {other} has the same title, and users could not tell them apart."
-                yield Problem(f"metalhub_profiles.{name}.title", title, None, message, "a title of its own")
+        path = f"metalhub_profiles.{name}"
+        yield from map(_of_site, profile_faults(path, profile, world))
+        yield from map(_of_site, title_faults(path, profile, earlier))
         yield from _check_fit(site, name, profile)
-        yield from _check_times(f"metalhub_profiles.{name}", profile)
-        environment = profile.get("environment")
-        for key, value in environment.items() if isinstance(environment, Mapping) else ():
-            if not isinstance(key, str) or not VARIABLE.fullmatch(key):
-                yield Problem(
-                    f"metalhub_profiles.{name}.environment", key, None, "This names no variable.", "letters, digits and _, no digit first"
-                )
-            elif not isinstance(value, str):
-                yield Problem(f"metalhub_profiles.{name}.environment.{key}", value, None, "A variable's value is text.", "text in quotes")
+        yield from (replace(_of_site(fault), warning=True) for fault in profile_doubts(path, profile))
+        earlier[name] = profile
     defaults = [name for name, profile in profiles.items() if profile.get("default") is True]
     if len(defaults) > 1:
         yield Problem("metalhub_profiles", defaults, None, "More than one profile is the default.", "default: true on one profile")
@@ -457,37 +428,14 @@ def _check_profiles(site: Site) -> Iterator[Problem]:
         yield Problem("metalhub_profiles", {}, None, "There is no profile, so nobody can start a session.", "at least one profile")
 
 
-def _check_times(path: str, profile: Mapping[str, object]) -> Iterator[Problem]:
-    """Times of a profile that never come, because another one comes first. One of 0 is without limit."""
-
-    def seconds(key: str) -> int:
-        try:
-            return parse_duration(profile.get(key))
-        except ValueError:
-            return 0  # missing, or reported with its type
-
-    idle, longest, asleep = seconds("idle_stop"), seconds("max_session"), seconds("hibernate_after")
-    if 0 < longest < idle:
-        message = f"The session ends after max_session ({profile['max_session']}), before it can be idle that long."
-        yield Problem(f"{path}.idle_stop", profile["idle_stop"], None, message, warning=True)
-    if 0 < idle <= asleep:
-        message = f"The session is stopped after idle_stop ({profile['idle_stop']}), before it could be hibernated."
-        yield Problem(f"{path}.hibernate_after", profile["hibernate_after"], None, message, warning=True)
-
-
 def _check_fit(site: Site, name: str, profile: Mapping[str, object]) -> Iterator[Problem]:
-    """A profile's flavor against its pool: the sandbox's limits, and the size of the nodes."""
+    """A profile's flavor against the nodes of its pool."""
     flavor = site.table("metalhub_flavors").get(str(profile.get("flavor")))
     pool = site.table("metalhub_pools").get(str(profile.get("pool")))
     if flavor is None or pool is None:
         return
     path, sandbox = f"metalhub_profiles.{name}.flavor", pool.get("sandbox")
     gpu = flavor.get("gpu")
-    if isinstance(gpu, Mapping) and sandbox in SANDBOXES:
-        refusal = gpu_refusal(str(sandbox), str(gpu.get("profile") or ""))
-        if refusal:
-            message = f"The flavor has a GPU, and pool {profile['pool']} cannot give it: {refusal}."
-            yield Problem(path, profile["flavor"], None, message, "a pool with sandbox: nvidia, or a flavor without gpu")
     nodes = hosts_of_pool(site, str(profile["pool"]))
     piece = gpu.get("profile") if isinstance(gpu, Mapping) else None
     if piece and sandbox == "nvidia" and nodes and not any(_has_slice(host, str(piece)) for host in nodes):

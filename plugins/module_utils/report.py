@@ -7,10 +7,12 @@ import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 
 from .durations import format_duration, parse_duration
 from .egress import compile_policy, describe
 from .model import Host, Problem, Site, egress_arguments, hosts_of_pool
+from .profiles import Change, Runtime, differences
 from .sizes import format_size, parse_size
 
 _SANDBOXES = {
@@ -111,6 +113,40 @@ def _networks(site: Site) -> Table:
     return Table("Networks, on each node that runs sessions", header, table, tuple(notes))
 
 
+def _short(field: str, value: object) -> str:
+    """A field's value for the plan. What may hold a secret or many lines is not shown."""
+    if value is None:
+        return "nothing"
+    return "its own" if field in ("environment", "startup") else value if isinstance(value, str) else format_value(value)
+
+
+def _who(change: Change) -> str:
+    return f"{change.by}, {datetime.fromtimestamp(change.at, timezone.utc):%Y-%m-%d}"
+
+
+def runtime_profiles(site: Site, runtime: Runtime) -> Table:
+    """What administrators changed of profiles at runtime, and what a converge with this inventory does with it."""
+    inventory = site.table("metalhub_profiles")
+    found = differences(inventory, runtime)
+    rows = []
+    for name, entry in sorted(runtime.items()):
+        if entry.created and name not in inventory:
+            last = max(entry.fields.values(), key=lambda change: change.at)
+            of = ", ".join(str(entry.fields[key].value) for key in ("image", "flavor", "pool", "egress") if key in entry.fields)
+            rows.append((name, "all of it", of, "not there", _who(last), "stays"))
+            continue
+        gone = name not in inventory
+        for each in found:
+            if each.profile == name:
+                own = _short(each.field, each.inventory) if each.own else "no profile" if gone else "nothing"
+                end = "stays" if each.stays else "goes with its profile" if gone else "the inventory wins"
+                rows.append((name, each.field, _short(each.field, each.change.value), own, _who(each.change), end))
+    lost = sum(not each.stays for each in found)
+    note = f"The next converge drops {lost} of these changes: to keep one, write it into the inventory." if lost else ""
+    header = ("profile", "field", "now", "the inventory says", "changed by", "at the next converge")
+    return Table("Profiles, changed at runtime", header, tuple(rows) or (("none",) + ("",) * 5,), (note,) if note else ())
+
+
 def plan_site(site: Site) -> list[Table]:
     """What the inventory means: hosts and what each gets, pools, profiles and where they run, networks, images, quotas."""
     flavors, images = site.table("metalhub_flavors"), site.table("metalhub_images")
@@ -143,7 +179,8 @@ def plan_site(site: Site) -> list[Table]:
             _text(profile.get("image"), "?"),
             _text(profile.get("egress"), "?"),
             stop,
-            ", ".join(map(str, groups)) if isinstance(groups := profile.get("groups"), (list, tuple)) and groups else "everybody",
+            (", ".join(map(str, groups)) if isinstance(groups := profile.get("groups"), (list, tuple)) and groups else "everybody")
+            + (", each after approval" if profile.get("approval") is True else ""),
             _names(hosts_of_pool(site, str(profile.get("pool")))),
         )
         for (name, profile), stop in zip(site.table("metalhub_profiles").items(), stop_words, strict=True)

@@ -28,7 +28,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from . import acting
+from . import acting, durable
 from .core import audit_chain
 from .core.audit_chain import Link
 
@@ -67,16 +67,6 @@ def kept_head(directory: Path) -> Link | None:
         return audit_chain.parse_link(f"{data['seq']}:{data['sha256']}")
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write a file whole or not at all. Raises OSError."""
-    new = path.with_name(f".{path.name}.new")
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640), "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(new, path)
 
 
 def _file_digest(path: Path) -> str:
@@ -176,7 +166,7 @@ class Audit:
         self.write("hub.started", document=str(document), sha256=hashlib.sha256(data).hexdigest(), changed=changed)
         if changed:
             try:
-                replace_file(memory, json.dumps(now))
+                durable.replace(memory, json.dumps(now))
             except OSError as error:
                 log.error("Cannot write %s: %s", memory, error)
 
@@ -304,7 +294,7 @@ class Audit:
             finally:
                 os.close(descriptor)
             with self._settling:
-                replace_file(self._directory / "audit-head.json", json.dumps({"seq": last.seq, "sha256": last.sha256}) + "\n")
+                durable.replace(self._directory / "audit-head.json", json.dumps({"seq": last.seq, "sha256": last.sha256}) + "\n")
         except OSError as error:
             log.error("Cannot bring the audit log %s to the disk: %s", self.path, error)
 

@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import audit
+from . import audit, durable
 from .core import audit_chain
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class AuditCheck:
             log.error("The audit log is not as it was written: %s", found.words)
             self.host.audit.write("audit.broken", actor="hub", words=found.words)
         try:
-            audit.replace_file(self.directory / MEMORY, json.dumps(asdict(found)))
+            durable.replace(self.directory / MEMORY, json.dumps(asdict(found)))
         except OSError as error:
             log.error("Cannot write %s: %s", self.directory / MEMORY, error)
         return found

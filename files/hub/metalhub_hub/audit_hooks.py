@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import logging
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from oauthenticator.oauth2 import OAuthCallbackHandler
 from sqlalchemy import event, inspect
 
 from . import acting, platform
+
+log = logging.getLogger("metalhub")
 
 ACCESS = "access:servers!server="
 
@@ -125,12 +128,22 @@ def user_added(mapper: Any, connection: Any, user: orm.User) -> None:
 def user_changed(mapper: Any, connection: Any, user: orm.User) -> None:
     if change := _changed(user, "name"):
         _write("user.rename", user=user.name, before=change[0])
+        _forget(str(change[0]))
     if (change := _changed(user, "admin")) and bool(change[0]) != bool(change[1]):
         _write("user.admin", user=user.name, admin=bool(change[1]))
 
 
 def user_deleted(mapper: Any, connection: Any, user: orm.User) -> None:
     _write("user.delete", user=user.name)
+    _forget(user.name)
+
+
+def _forget(name: str) -> None:
+    """Whoever gets this name next is approved for nothing."""
+    try:
+        platform.current().approvals.forget(name)
+    except OSError as error:
+        log.error("The approvals of %s, who is gone, stay in the file until it can be written: %s", name, error)
 
 
 def account_added(mapper: Any, connection: Any, account: UserInfo) -> None:

@@ -5,6 +5,8 @@ Text forms (``8G``, ``30m``) are read here and nowhere later: inside, sizes are 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +17,7 @@ from urllib.parse import urlparse
 
 import yaml
 
-from .core import durations, names, quotas, sandboxes, showback, sizes, zones
+from .core import durations, names, profiles, quotas, sandboxes, showback, sizes, zones
 from .core.quotas import Quota, Quotas
 from .core.showback import Rates
 
@@ -65,6 +67,7 @@ class Egress:
 class Profile:
     """One card of the start page. ``idle_stop``, ``max_session``, ``background_limit`` (of one cell) and ``hibernate_after`` are seconds, 0
     is without; ``extension`` is by how many seconds a session may be extended in total. ``sandbox`` follows from the pool's and the flavor.
+    ``startup`` is a shell script, ``approval`` whether an administrator must approve each user.
     """
 
     name: str
@@ -83,6 +86,8 @@ class Profile:
     extension: int = 0
     background_limit: int = 0
     environment: Mapping[str, str] = field(default_factory=dict)
+    startup: str = ""
+    approval: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,7 +179,7 @@ class Traefik:
 
 @dataclass(frozen=True)
 class Document:
-    """All of hub.yml."""
+    """hub.yml. ``profiles`` are those that hold, ``inventory`` is how the inventory writes them, ``digest`` tells documents apart."""
 
     public_url: str
     listen: str
@@ -203,8 +208,16 @@ class Document:
     time_zone: tzinfo
     rates: Rates
     groups: Mapping[str, frozenset[str]]
+    inventory: profiles.Inventory
+    digest: str
     # Where compute nodes' session agents answer; 0: there are none.
     agent_port: int = 0
+
+    @property
+    def world(self) -> profiles.World:
+        """What profiles may name."""
+        flavors = {name: flavor.gpu.profile if flavor.gpu else None for name, flavor in self.flavors.items()}
+        return profiles.World(self.images, flavors, self.pools, self.egress)
 
 
 class _Reader:
@@ -349,6 +362,11 @@ def _profile(
 ) -> Profile:
     reader = _Reader(data, f"profiles.{name}", problems)
     variables = reader.part("environment", {})
+    try:
+        startup = profiles.startup_script(reader.raw("startup", None))
+    except ValueError as error:
+        problems.append(f"{reader.where('startup')}: {error} Give {profiles.STARTUP_LEGAL}")
+        startup = ""
     for key, value in variables.data.items():
         if not isinstance(key, str) or not names.VARIABLE.fullmatch(key):
             variables.bad("", key, "names of variables: letters, digits and _, no digit first")
@@ -375,12 +393,23 @@ def _profile(
         extension=reader.parsed("extension", durations.parse_duration, "2h"),
         background_limit=reader.parsed("background_limit", durations.parse_duration, "4h"),
         environment={str(key): str(value) for key, value in variables.data.items()},
+        startup=startup,
         groups=frozenset(reader.texts("groups", [])),
+        approval=reader.boolean("approval", False),
         default=reader.boolean("default", False),
         sandbox=sandboxes.session_sandbox(pools[pool], bool(flavor.gpu)) if pools.get(pool) in sandboxes.SANDBOXES else "",
     )
     reader.end()
     return profile
+
+
+def read_profile(document: Document, name: str, data: Any) -> Profile:
+    """One more profile for a document. Raises DocumentError."""
+    problems: list[str] = []
+    found = _profile(name, data, document.flavors, document.images, document.pools, document.egress, problems)
+    if problems:
+        raise DocumentError(problems)
+    return found
 
 
 def _quotas(reader: _Reader) -> Quotas:
@@ -489,14 +518,12 @@ def parse(data: Any) -> Document:
             names.network_name(name)
         except ValueError as error:
             problems.append(f"egress_classes: {error}")
-    profiles = {
-        name: _profile(name, value, flavors, images, pools, egress, problems)
-        for name, value in top.named("profiles").items()
-    }
-    if not profiles:
+    inventory = top.named("profiles")
+    offered = {name: _profile(name, value, flavors, images, pools, egress, problems) for name, value in inventory.items()}
+    if not offered:
         problems.append("profiles: is empty: people need at least one")
-    if sum(profile.default for profile in profiles.values()) > 1:
-        chosen = ", ".join(name for name, profile in profiles.items() if profile.default)
+    if sum(profile.default for profile in offered.values()) > 1:
+        chosen = ", ".join(name for name, profile in offered.items() if profile.default)
         problems.append(f"profiles: {chosen} are all marked default: mark one")
 
     part = top.part("engine")
@@ -593,12 +620,14 @@ def parse(data: Any) -> Document:
         egress=egress,
         egress_port=egress_port,
         agent_port=agent_port,
-        profiles=profiles,
+        profiles=offered,
         quotas=_quotas(top.part("quotas", {})),
         quota_notice=top.parsed("quota_notice", durations.parse_duration, "5m"),
         time_zone=_time_zone(top),
         rates=_rates(top),
         groups=groups,
+        inventory=inventory,
+        digest=hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest(),
     )
     top.end()
     if problems:

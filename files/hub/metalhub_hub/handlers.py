@@ -18,6 +18,7 @@ from . import (
     nodes,
     openapi,
     platform,
+    profile_pages,
     session_pages,
     snapshot_pages,
     spawner,
@@ -81,7 +82,7 @@ class RoomHandler(BaseHandler):  # type: ignore[misc]
         groups = {group.name for group in self.current_user.groups}
         found = await spawner.cards(platform.current(), groups, self.current_user.name)
         self.set_header("Cache-Control", "no-store")
-        self.finish({card["name"]: {key: card[key] for key in ("places", "state", "why", "gpu")} for card in found})
+        self.finish({card["name"]: {key: card[key] for key in ("places", "state", "why", "tag", "ask", "gpu")} for card in found})
 
 
 class _Refusals:
@@ -169,6 +170,7 @@ HANDLERS = [
     *usage.HANDLERS,
     *admin_sessions.HANDLERS,
     *audit_pages.HANDLERS,
+    *profile_pages.HANDLERS,
     openapi.handler(lambda: HANDLERS, __version__),
     (r"/metalhub/static/(.*)", web.StaticFileHandler, {"path": str(STATIC)}),
 ]

@@ -7,6 +7,7 @@ from pathlib import Path
 from sqlalchemy import Engine, event
 
 from metalhub_hub import acting, audit_hooks, auth, config, handlers, platform, sessions, spawner
+from metalhub_hub.core import approvals
 from metalhub_hub.proxy import MetalhubProxy
 
 c = get_config()  # noqa: F821
@@ -56,6 +57,8 @@ c.JupyterHub.template_vars = {
     "metalhub_style": style,
     "metalhub_native": document.auth.oidc is None,
     "metalhub_session": document.session,
+    "metalhub_reason": approvals.REASON_LIMIT,
+    "metalhub_waiting": lambda user: platform.current().approvals.waiting(),
 }
 
 # Those tokens are 256 random bits. Of others each look at one costs the hub 10 ms, and every session asks for one each few minutes.

@@ -13,6 +13,7 @@ from typing import Any
 from jupyterhub import orm
 
 from . import egress
+from .approvals import Approvals
 from .audit import Audit
 from .audit_check import AuditCheck
 from .cluster import Cluster
@@ -20,6 +21,7 @@ from .config import Document
 from .engine import Engine, EngineRefused, EngineUnknown
 from .homes import Homes
 from .policy import Refused
+from .profiles import Profiles
 from .quota import Quota
 from .sessions import Sessions
 from .snapshots import Snapshots
@@ -96,20 +98,26 @@ class Platform:
     """One a process, made by jupyterhub_config.py."""
 
     def __init__(self, document: Document) -> None:
-        self.document = document
+        self.audit = Audit(f"{document.state}/audit.jsonl")
+        self.profiles = Profiles(document, self.audit)
         self.engine = Engine(document.engine, document.registry)
         self.cluster = Cluster(self.engine)
         self.homes = Homes(document.storage, self.engine.tls)
         self.egress = egress.Nodes(document.egress_port, self.cluster, self.engine.tls)
         self.images = Images(document.images_file)
-        self.audit = Audit(f"{document.state}/audit.jsonl")
         self.audit_check = AuditCheck(self)
+        self.approvals = Approvals(self)
         self.sessions = Sessions(self)
         self.snapshots = Snapshots(self)
         self.quota = Quota(self, database_url(document))
         self.turn = Turn()
         self.proxy: Any = None
         self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def document(self) -> Document:
+        """The document with the profiles that hold now."""
+        return self.profiles.document
 
     def attach(self, proxy: Any) -> None:
         """Called by the proxy, which the hub makes once its loop runs."""

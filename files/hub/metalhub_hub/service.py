@@ -15,6 +15,23 @@ PORT = 8888
 # namespace instead, where the packet filter drops it.
 NO_RESOLVER = "192.0.2.1"
 
+STARTUP = "METALHUB_STARTUP"
+STARTUP_SECONDS = 30
+STARTUP_LOG = "/tmp/metalhub-startup.log"
+# What runs a profile's start-up script before the session's own command, which comes whatever became of the script. Its output goes to a
+# file, because a program that it left behind would hold a pipe open.
+_RUN_STARTUP = f"""
+run=$(command -v bash || command -v sh)
+limit=$(command -v timeout) && run="$limit -k 2 {STARTUP_SECONDS} $run"
+$run -c "${STARTUP}" < /dev/null > {STARTUP_LOG} 2>&1
+code=$?
+head -c 65536 {STARTUP_LOG} >&2
+[ $code = 0 ] || echo "metalhub: the profile's start-up script failed with exit code $code" \
+  "(124: it took longer than {STARTUP_SECONDS} seconds). The session starts all the same." | tee -a {STARTUP_LOG} >&2
+unset {STARTUP} run limit code
+exec "$@"
+""".strip()
+
 
 def _outranking(document: Document, profile: Profile) -> dict[str, str]:
     """The variables that decide over sandbox and GPUs. Those of a service outrank its image's, whatever that one sets."""
@@ -24,6 +41,8 @@ def _outranking(document: Document, profile: Profile) -> dict[str, str]:
         # before this variable; where the toolkit does not know that resource, the session sees none instead of all.
         "NVIDIA_VISIBLE_DEVICES": "void",
     }
+    if profile.startup:
+        variables[STARTUP] = profile.startup
     gpu = profile.flavor.gpu
     if gpu:
         # The toolkit adds up all resources that it knows, so an image must not bring one that Swarm did not give.
@@ -85,6 +104,8 @@ def spec(
         # the other runtimes that limit would count all sessions of a node, because they have the same user id there.
         ulimits.append({"Name": "nproc", "Soft": session.pids, "Hard": session.pids})
         pids = session.pids * 3 + 256
+    if profile.startup:
+        command = ["/bin/sh", "-c", _RUN_STARTUP, "metalhub-startup", *command]
     amount = {"NanoCPUs": int(flavor.cpus * 1e9), "MemoryBytes": flavor.memory}
     reserved: dict[str, Any] = dict(amount)
     if flavor.gpu:

@@ -54,6 +54,8 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         self.node = ""
         self.profile_name = ""
         self.ended: dict[str, Any] | None = None
+        # What it has of its profile as that was at its start: the egress class and the bytes of memory.
+        self.placed: dict[str, Any] = {}
         # Why it is being stopped, set by who does it before the stop (empty: its user wants it), and a sentence for its page.
         self.stop_reason = ""
         self.stop_detail = ""
@@ -127,6 +129,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         """Choose the profile, or refuse."""
         document = self.platform.document
         profile = policy.choose(document, self.groups, options)
+        self.platform.approvals.admit(self.user.name, profile)
         self.platform.quota.admit(self, profile)
         self.profile_name = profile.name
         self.mem_limit = profile.flavor.memory
@@ -257,6 +260,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             avoid=avoid,
         )
         await self.platform.turn()
+        self.placed = {"egress": profile.egress, "memory": profile.flavor.memory}
         self.platform.quota.begin(self)
         await self.platform.engine.create_service(spec)
         # Before anything else can happen: a hub that is killed now finds its session again.
@@ -432,6 +436,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             "cause": cause,
             "code": code,
             "profile": self.profile_name,
+            "memory": self.placed.get("memory", 0),
             "why": self.stop_detail,
             "at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
@@ -491,7 +496,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
 
     def get_state(self) -> dict[str, Any]:
         state: dict[str, Any] = super().get_state()
-        for key in ("service_name", "task_id", "url", "node", "profile_name", "ended"):
+        for key in ("service_name", "task_id", "url", "node", "profile_name", "ended", "placed"):
             if value := getattr(self, key):
                 state[key] = value
         if self.service_name and self.life:
@@ -503,6 +508,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         for key in ("service_name", "task_id", "url", "node", "profile_name"):
             setattr(self, key, str(state.get(key, "")))
         self.ended = state.get("ended")
+        self.placed = dict(state.get("placed") or {})
         self.life = lifecycle.read(state.get("life"))
         self._restored = bool(self.service_name)
 
@@ -511,6 +517,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         super().clear_state()
         self.platform.quota.end(self)
         self.service_name = self.task_id = self.url = self.node = self.profile_name = ""
+        self.placed = {}
         self._restored = False
         self._doomed = self.life = None
 
@@ -587,11 +594,12 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         if self.ended is None or ago is None or ago > lifecycle.REMEMBERED:
             return ""
         profile = self.platform.document.profiles.get(str(self.ended.get("profile", "")))
+        memory = int(self.ended.get("memory") or (profile.flavor.memory if profile else 0))
         sentence = policy.ENDINGS.get(str(self.ended.get("cause", "")), "")
         return sentence.format(
             code=policy.exit_code(int(self.ended.get("code", 0))),
             larger=policy.larger(self.platform.document, self.groups, profile),
-            limit=sizes.format_size(profile.flavor.memory) if profile else "",
+            limit=sizes.format_size(memory) if memory else "",
             idle=durations.format_duration(profile.idle_stop) if profile else "a while",
             longest=durations.format_duration(profile.max_session) if profile else "",
             why=self.ended.get("why", ""),
@@ -599,10 +607,11 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
 
     def way_out(self) -> str:
         """Why this session gets nowhere, in a sentence; empty where it does, or nobody can tell."""
-        profile = self.profile
-        if not self.service_name or not self.node or profile is None:
+        name = str(self.placed.get("egress") or (self.profile.egress if self.profile else ""))
+        offer = self.platform.document.egress.get(name)
+        if not self.service_name or not self.node or offer is None:
             return ""
-        return self.platform.egress.way_out(self.node, profile.egress, self.platform.document.egress[profile.egress])
+        return self.platform.egress.way_out(self.node, name, offer)
 
     def usage(self) -> dict[str, Any]:
         """What its user is told of quotas: sentences of what runs out, and the limits with what is used of them."""
@@ -636,17 +645,19 @@ async def cards(host: platform.Platform, groups: set[str], user: str = "", serve
     for profile in policy.allowed_profiles(host.document, groups):
         flavor = profile.flavor
         room = snapshot.room(profile.pool, flavor) if snapshot else None
-        why, state = "", "free"
+        why, tag, ask = host.approvals.why_not(user, profile)
+        state = "none" if why else "free"
         try:
             host.images.reference(profile.image)
         except Refused as refused:
-            why, state = refused.jupyterhub_message, "none"
+            if not why:
+                why, state, tag = refused.jupyterhub_message, "none", "not ready"
         if not why and room is None:
             why, state = "The cluster does not answer right now.", "unknown"
         elif not why and room is not None and room.places == 0:
             why, state = policy.no_room(profile, room).jupyterhub_message, "none"
         if not why and (refusal := _over_quota(host, user, server, groups, profile)):
-            why, state = refusal, "none"
+            why, state, tag = refusal, "none", "over your quota"
         gpu = ""
         if flavor.gpu:
             gpu = f"{flavor.gpu.count} × {flavor.gpu.profile or 'GPU'}"
@@ -669,6 +680,28 @@ async def cards(host: platform.Platform, groups: set[str], user: str = "", serve
                 "places": room.places if room else None,
                 "state": state,
                 "why": why,
+                "tag": tag,
+                "ask": ask,
             }
         )
-    return found
+    return found + [_broken(name, entry) for name, entry in host.profiles.entries().items() if _shows_broken(host, name, entry, groups)]
+
+
+def _shows_broken(host: platform.Platform, name: str, entry: dict[str, Any], groups: set[str]) -> bool:
+    mine = entry.get("groups") or []
+    return name in host.profiles.broken and (not mine or (isinstance(mine, list) and bool(groups.intersection(map(str, mine)))))
+
+
+def _broken(name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """The card of a profile that names what is no longer there. Why is for administrators."""
+    return {
+        "name": name,
+        "title": str(entry.get("title") or name),
+        "description": str(entry.get("description") or ""),
+        "state": "none",
+        "places": None,
+        "gpu": "",
+        "tag": "broken",
+        "ask": "",
+        "why": "Something that this profile needs is no longer there; tell an administrator.",
+    }

@@ -174,19 +174,23 @@ def read_override(body: Any, now: int) -> tuple[str, Override]:
             raise ValueError(f"{key} is {body.get(key)!r}; legal is text that says it")
     if ("until" in body) == ("for" in body):
         raise ValueError("the override needs an end; legal is one of until: 2026-01-31T18:00:00+01:00 and for: 2d")
-    if "for" in body:
-        until = now + durations.parse_duration(body["for"])
-    else:
-        try:
-            moment = datetime.fromisoformat(body["until"])
-        except (TypeError, ValueError):
-            moment = None
-        if moment is None or moment.tzinfo is None:
-            raise ValueError(f"until is {body['until']!r}; legal is a time with its zone: 2026-01-31T18:00:00+01:00")
-        until = int(moment.timestamp())
+    until = read_end(body, now)
     if until <= now:
         raise ValueError("the override would have ended already; legal is an end in the future")
     return body["user"], Override(body["resource"], durations.parse_duration(body["extra"]), until, body["reason"].strip())
+
+
+def read_end(body: dict[str, Any], now: int) -> int:
+    """When something ends that a request gives for a while (``for``) or until a time (``until``). Raises ValueError."""
+    if "for" in body:
+        return now + durations.parse_duration(body["for"])
+    try:
+        moment = datetime.fromisoformat(body["until"])
+    except (TypeError, ValueError):
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise ValueError(f"until is {body['until']!r}; legal is a time with its zone: 2026-01-31T18:00:00+01:00")
+    return int(moment.timestamp())
 
 
 def months(now: int, zone: Any) -> list[str]:

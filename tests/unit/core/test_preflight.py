@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -206,7 +208,7 @@ def test_certificate_files_are_read_where_they_are_used(site: SiteDir) -> None:
 def test_plan_is_words_and_a_page(site: SiteDir, tmp_path: Path) -> None:
     page = tmp_path / "plan.html"
     site.append("metalhub_pools: {cpu: {sandbox: gviser}, gpu: {sandbox: nvidia}}\n", "group_vars/all/zz.yml")
-    done = site.run(ROOT / "playbooks/plan.yml", "-e", f"preflight_page={page}")
+    done = site.run(ROOT / "playbooks/plan.yml", "-e", f"preflight_page={page}", "-e", "preflight_runtime=false")
     assert done.returncode == 0, done.stdout + done.stderr
     for words in (
         "Metalhub at notebooks.example.org",
@@ -223,4 +225,67 @@ def test_plan_is_words_and_a_page(site: SiteDir, tmp_path: Path) -> None:
     text = page.read_text()
     assert "<h2>Profiles</h2>" in text
     assert "notebook-gpu-slice" in text
-    assert "changed=0" in site.run(ROOT / "playbooks/plan.yml", "-e", f"preflight_page={page}").stdout
+    assert "changed=0" in site.run(ROOT / "playbooks/plan.yml", "-e", f"preflight_page={page}", "-e", "preflight_runtime=false").stdout
+
+
+def test_plan_shows_what_was_changed_at_runtime(site: SiteDir, tmp_path: Path) -> None:
+    """The control host is this machine, with the hub's own file as the hub writes it."""
+    by = {"by": "olga", "at": 1767225600}
+    created = {"image": "lab", "flavor": "std-2x8", "pool": "cpu", "egress": "open", "environment": {"TOKEN": "hush"}}
+    state = {
+        "notebook-cpu-small": {"created": False, "fields": {"max_session": {"value": "10h", **by}, "background_limit": {"value": "2h", **by}, "startup": {"value": "echo hush", **by}}},
+        "course": {"created": True, "fields": {key: {"value": value, **by} for key, value in created.items()}},
+        "gone": {"created": False, "fields": {"title": {"value": "Old", **by}}},
+    }
+    kept = tmp_path / "profiles.json"
+    kept.write_text(json.dumps({"version": 1, "document": "x", "pending": True, "profiles": state}))
+    task = {"metalhub.platform.plan": {"runtime": str(kept), "page": str(tmp_path / "plan.html")}, "run_once": True, "delegate_to": "control1"}
+    play = tmp_path / "runtime.yml"
+    play.write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "tasks": [task]}]))
+    site.append("ansible_connection: local\n", "host_vars/control1.yml")
+    done = site.run(play)
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = (tmp_path / "plan.html").read_text()
+    part = text.partition("<h2>Profiles, changed at runtime</h2>")[2].partition("<h2>")[0]
+    found = [re.findall("<td>([^<]*)</td>", row) for row in part.split("</tr>")]
+    who = "olga, 2026-01-01"
+    assert [row for row in found if row] == [
+        ["course", "all of it", "lab, std-2x8, cpu, open", "not there", who, "stays"],
+        ["gone", "title", "Old", "no profile", who, "goes with its profile"],
+        ["notebook-cpu-small", "max_session", "10h", "8h", who, "the inventory wins"],
+        ["notebook-cpu-small", "background_limit", "2h", "4h", who, "the inventory wins"],
+        ["notebook-cpu-small", "startup", "its own", "nothing", who, "stays"],
+    ]
+    assert "drops 3 of these changes: to keep one, write it into the inventory" in part and "hush" not in done.stdout + text
+    assert "Profiles, changed at runtime" in done.stdout and "the inventory" in done.stdout
+    for broken, words in (("{", "cannot be read"), (json.dumps({"profiles": 1}), "cannot be read")):
+        kept.write_text(broken)
+        assert words in site.run(play).stdout
+    kept.unlink()
+    done = site.run(play)
+    assert done.returncode == 0 and "Profiles, changed at runtime" in done.stdout and "cannot be read" not in done.stdout
+
+
+def test_plan_does_without_a_control_host_that_does_not_answer(site: SiteDir) -> None:
+    site.append("ansible_host: 127.0.0.1\nansible_port: 1\n", "host_vars/control1.yml")
+    done = site.run(ROOT / "playbooks/plan.yml")
+    assert done.returncode == 0 and "unreachable=0" in done.stdout, done.stdout + done.stderr
+    assert "They are left out: the control host did not answer." in done.stdout and "Quotas" in done.stdout
+
+
+def test_a_site_without_profiles_of_its_own_gets_those_that_it_can_run(site: SiteDir) -> None:
+    file = site.path / "group_vars/all/site.yml"
+    before, rest = file.read_text().split("# What users choose from.\n")
+    after = rest[rest.index("# Limits:") :]
+    file.write_text(before + after)
+
+    def offered(*more: str) -> set[str]:
+        done = site.run(ROOT / "playbooks/plan.yml", "-e", "preflight_runtime=false", *more)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return set(re.findall(r"^  (notebook-\S+)", done.stdout.partition("\nProfiles\n")[2].partition("\n\n")[0], re.MULTILINE))
+
+    gpus = {"notebook-gpu-slice"}
+    assert offered() == {"notebook-cpu-small", "notebook-cpu-large", "notebook-pii"} | gpus, "it has no flavor gpu-full"
+    file.write_text(re.sub("metalhub_flavors:.*?\n\n", "", before + after, flags=re.DOTALL))
+    assert offered() == {"notebook-cpu-small", "notebook-cpu-large", "notebook-pii", "notebook-gpu-full"} | gpus
+    assert offered("-e", '{"metalhub_pools": {"cpu": {"sandbox": "gvisor"}}}') == {"notebook-cpu-small", "notebook-cpu-large", "notebook-pii"}

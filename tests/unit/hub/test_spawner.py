@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import re
 from collections.abc import AsyncIterator
@@ -100,9 +101,31 @@ async def test_a_start_on_a_node_whose_way_out_is_closed_says_so(spawner: Here) 
     (told,) = [event for event in spawner._events if "warning" in event]
     assert told["message"] == told["warning"] == spawner.way_out()
     assert "the proxy on node compute1 does not run" in told["warning"]
+    # An administrator may change the profile's class meanwhile; the session is in the one that it started in.
+    spawner.platform.profiles.change("small", {"egress": "internal"}, "change", "olga")
+    assert restarted(spawner).way_out() == spawner.way_out() == told["warning"]
     # A class without names has no proxy that could be missed.
-    spawner.profile_name = "pii"
+    spawner.placed["egress"] = "internal"
     assert spawner.way_out() == ""
+
+
+async def test_a_change_of_the_profile_changes_no_session_that_runs(spawner: Here, engine: FakeEngine) -> None:
+    profiles = spawner.platform.profiles
+    tiny = config.Flavor("tiny", 1, 2**30)
+    profiles.written = dataclasses.replace(profiles.written, flavors={**profiles.written.flavors, "tiny": tiny})
+    await start(spawner)
+    profiles.change("small", {"flavor": "tiny", "egress": "internal"}, "change", "olga")
+    engine.tasks[0]["Status"] |= {"State": "failed", "ContainerStatus": {"ExitCode": 137}}
+    other = restarted(spawner)
+    await other.platform.cluster.snapshot(0)
+    assert await other.poll() == 137
+    other.clear_state()
+    assert "it went over its memory limit of 2G" in other.ending()
+    before = list(engine.services)
+    await start(other)
+    (service,) = [each for key, each in engine.services.items() if key not in before]
+    task = service["Spec"]["TaskTemplate"]
+    assert task["Resources"]["Limits"]["MemoryBytes"] == 2**30 and task["Networks"] == [{"Target": "mh-internal"}]
 
 
 async def stop(spawner: Here) -> None:
