@@ -17,6 +17,7 @@ from . import (
     egress,
     nodes,
     openapi,
+    people_pages,
     platform,
     profile_pages,
     session_pages,
@@ -24,9 +25,11 @@ from . import (
     spawner,
     usage,
 )
+from .core import durations
 from .core.egress_report import plain
-from .engine import EngineUnknown
-from .openapi import array, fields, integer, mapping, named, number, text, truth
+from .engine import EngineRefused, EngineUnknown
+from .ledger import LedgerError
+from .openapi import anything, array, fields, integer, mapping, named, number, text, truth
 
 STATIC = Path(__file__).parent / "static"
 
@@ -42,6 +45,7 @@ NODE = named(
             "pool": text("empty where it runs no sessions"),
             "state": text("Swarm's word for it: ready, down, unknown"),
             "availability": text("active, pause or drain"),
+            "drain": anything("what an administrator decided of it: reason, by, until, done; or null"),
             "manager": truth("whether it is a manager of the swarm"),
             "network": truth("whether the networks of sessions are up"),
             "sessions": integer("how many it has"),
@@ -152,12 +156,50 @@ class NodesAPIHandler(APIHandler):  # type: ignore[misc]
         "The cluster's nodes, with what is free on each", "admin-ui", answer=fields({"nodes": array(NODE)}), faults={503: NO_CLUSTER}
     )
     async def get(self) -> None:
+        host = platform.current()
         try:
-            snapshot = await platform.current().cluster.snapshot(1.0)
+            snapshot = await host.cluster.snapshot(1.0)
         except EngineUnknown:
             raise web.HTTPError(503, f"{NO_CLUSTER[:-1]}; try again in a minute.") from None
         self.set_header("Cache-Control", "no-store")
-        self.finish({"nodes": nodes.rows(snapshot)})
+        try:
+            self.finish({"nodes": nodes.rows(snapshot, host.drains.shown)})
+        except LedgerError:
+            self.finish({"nodes": nodes.rows(snapshot)})
+
+
+class DrainHandler(people_pages.Admin):
+    """POST /hub/metalhub/api/nodes/<name>/drain, with ``{"reason": …, "grace": "30m"}`` or nothing, and …/undrain."""
+
+    @openapi.operation(
+        "Take a node out of service, or let it take sessions again",
+        "admin-ui",
+        body=fields(reason=text("why, for its users and the audit log"), grace=text("how long until its sessions end, such as 30m")),
+        body_needed=False,
+        answer=NODE,
+        faults={400: "The body is not legal.", 409: "It cannot be done; the message says why.", 503: "The cluster does not answer."},
+    )
+    async def post(self, name: str, what: str) -> None:
+        host, by = platform.current(), self.who
+        body = self.body("reason", "grace") if what == "drain" else self.body()
+        try:
+            grace = durations.parse_duration(body["grace"]) if "grace" in body else host.document.session.stop_notice
+        except ValueError as error:
+            raise web.HTTPError(400, f"grace: {error}") from None
+        reason = self.text(body, "reason")
+        try:
+            if what == "drain":
+                await host.drains.begin(name, grace, reason, by)
+            else:
+                await host.drains.end(name, by)
+            snapshot = await host.cluster.snapshot(0.0)
+        except EngineUnknown as error:
+            self.log.error("%s of %s: %s", what, name, error)
+            raise web.HTTPError(503, "The cluster does not answer right now; say it again in a minute.") from None
+        except EngineRefused as error:
+            raise web.HTTPError(409, f"The cluster refuses that: {error.message}".replace("%", "%%")) from None
+        (row,) = [row for row in nodes.rows(snapshot, host.drains.shown) if row["name"] == name][-1:]
+        self.answer(row)
 
 
 HANDLERS = [
@@ -167,7 +209,9 @@ HANDLERS = [
     (r"/metalhub/egress", EgressHandler),
     (r"/metalhub/api/egress", EgressAPIHandler),
     (r"/metalhub/api/nodes", NodesAPIHandler),
+    (r"/metalhub/api/nodes/([^/]+)/(drain|undrain)", DrainHandler),
     *usage.HANDLERS,
+    *people_pages.HANDLERS,
     *admin_sessions.HANDLERS,
     *audit_pages.HANDLERS,
     *profile_pages.HANDLERS,

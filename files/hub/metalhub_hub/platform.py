@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sqlite3
+from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
@@ -18,8 +19,11 @@ from .audit import Audit
 from .audit_check import AuditCheck
 from .cluster import Cluster
 from .config import Document
+from .core.diagnosis import Memory
+from .drains import Drains
 from .engine import Engine, EngineRefused, EngineUnknown
 from .homes import Homes
+from .people import People
 from .policy import Refused
 from .profiles import Profiles
 from .quota import Quota
@@ -111,6 +115,10 @@ class Platform:
         self.snapshots = Snapshots(self)
         self.quota = Quota(self, database_url(document))
         self.turn = Turn()
+        self.people = People(self)
+        self.drains = Drains(self)
+        # Set by what asks the nodes for them: a session's memory, by its service's name.
+        self.figures: Callable[[str], Memory | None] = lambda session: None
         self.proxy: Any = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -126,6 +134,12 @@ class Platform:
         self._tasks.append(asyncio.ensure_future(self.sessions.watch()))
         self._tasks.append(asyncio.ensure_future(self.quota.watch()))
         self._tasks.append(asyncio.ensure_future(self.audit_check.watch()))
+        self._tasks.append(asyncio.ensure_future(self.drains.watch()))
+
+    def spawners(self) -> list[Any]:
+        """All sessions that the hub has in its memory."""
+        users = list(self.proxy.app.users.values()) if self.proxy is not None else []
+        return [spawner for user in users for spawner in list(user.spawners.values())]
 
     async def _sweep_for_ever(self) -> None:
         while True:

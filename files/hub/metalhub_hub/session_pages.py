@@ -13,8 +13,9 @@ from jupyterhub.apihandlers import APIHandler
 from jupyterhub.handlers import BaseHandler
 from tornado import web
 
-from . import openapi, platform
+from . import diagnose, openapi, platform
 from .core import durations, lifecycle
+from .core.diagnosis import STEPS
 from .openapi import array, fields, integer, named, text, truth
 
 TICKET = "metalhub-extend"
@@ -29,6 +30,7 @@ _ALWAYS = {
     "node": text("the machine that runs it"),
     "ended": text("how the last one ended, in words"),
     "way_out": text("why its way out is closed, in words; empty where it is not"),
+    "troubles": array(text(), "what its user has to know of it, such as that its machine is taken out of service"),
 }
 _RUNNING = {
     "next": text("what happens next: stop, hibernate, or nothing"),
@@ -46,6 +48,25 @@ _RUNNING = {
 }
 SESSION = named("Session", fields(_ALWAYS, "While it runs, all keys are there.", **_RUNNING))
 EXTENDED = named("Extended", fields({"extended": integer("seconds that it got"), "message": text("a sentence"), **_ALWAYS}, **_RUNNING))
+
+
+DIAGNOSIS = named(
+    "Diagnosis",
+    fields(
+        {
+            "user": text(),
+            "name": text("empty for the default session"),
+            "cause": text("the one cause", enum=sorted(STEPS)),
+            "sentence": text("what happened, for people"),
+            "evidence": array(fields({"what": text(), "text": text()}), "numbers, the machine; for administrators also the engine's words"),
+            "step": text("what its user can do"),
+            "administrators": text("what an administrator can do; empty for others"),
+            "node": text("the machine"),
+            "at": text("when it happened, empty where it is so now", null=True),
+            "now": truth("whether it still is so, as far as anybody can tell"),
+        }
+    ),
+)
 
 
 class Quiet:
@@ -109,6 +130,22 @@ class ExtendAPIHandler(Quiet, APIHandler):  # type: ignore[misc]
         self.finish(_extend(_server(self.find_user(user_name), server_name), seconds))
 
 
+class DiagnosisHandler(Quiet, APIHandler):  # type: ignore[misc]
+    """GET /hub/metalhub/api/users/<user>/session/diagnosis, or …/sessions/<name>/diagnosis: why it does not run, or nothing is wrong."""
+
+    @openapi.operation("Why a session does not run, or that nothing is wrong with it", "read:servers", answer=DIAGNOSIS)
+    async def get(self, user_name: str, server_name: str = "") -> None:
+        user = self.find_user(user_name)
+        if user is None:
+            raise web.HTTPError(404, "There is no such user.")
+        if server_name and server_name not in user.orm_spawners:
+            raise web.HTTPError(404, "There is no such session.")
+        found = await diagnose.diagnose(platform.current(), user.spawners[server_name])
+        # Users get what concerns them; addresses and the engine's words are for administrators.
+        self.set_header("Cache-Control", "no-store")
+        self.finish(diagnose.plain(user_name, server_name, found, "admin-ui" in self.parsed_scopes))
+
+
 class NoticeHandler(Quiet, BaseHandler):  # type: ignore[misc]
     """/hub/metalhub/notice/<user>, or …/<user>/<name>: for a page of that session, opened by its owner.
 
@@ -151,6 +188,8 @@ HANDLERS = [
     (r"/metalhub/api/users/([^/]+)/sessions", SessionsAPIHandler),
     (r"/metalhub/api/users/([^/]+)/session/extend", ExtendAPIHandler),
     (r"/metalhub/api/users/([^/]+)/sessions/([^/]+)/extend", ExtendAPIHandler),
+    (r"/metalhub/api/users/([^/]+)/session/diagnosis", DiagnosisHandler),
+    (r"/metalhub/api/users/([^/]+)/sessions/([^/]+)/diagnosis", DiagnosisHandler),
     (r"/metalhub/notice/([^/]+)", NoticeHandler),
     (r"/metalhub/notice/([^/]+)/([^/]+)", NoticeHandler),
 ]

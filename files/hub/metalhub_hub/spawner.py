@@ -8,6 +8,7 @@ session and poll.
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -22,19 +23,31 @@ from traitlets import default
 
 from . import acting, cluster, metrics, platform, policy, service, usage
 from .config import Profile
-from .core import durations, lifecycle, names, sizes
+from .core import diagnosis, durations, lifecycle, names, sizes
+from .core.diagnosis import Memory
 from .engine import EngineRefused, EngineUnknown
 from .ledger import LedgerError
 from .policy import Refused
+from .quota import NO_LEDGER
 
 NO_ANSWER = "The cluster does not answer right now, so nothing was started; try again in a minute."
 
 # Swarm says "no suitable node" a moment too early when a place is just being freed.
 ROOM_PATIENCE = 1.5
 
+# So long what a session's memory led to is told while it goes on, and after its end its node's last figures are waited for.
+KILLED_TOLD, LAST_FIGURES = 900.0, 15.0
+
+# Ends that need no explanation on the page, since who wanted them knows.
+ORDINARY = {"user": "The session was stopped by its user."}
+
 # What one machine may fail with and another not. Swarm would place the next start on the same machine again, since it is
 # the emptiest, so such a start is tried once more elsewhere.
 ELSEWHERE = ("rejected", "home", "image", "disk", "lost", "drain")
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 class _Trusted:
@@ -56,6 +69,9 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         self.ended: dict[str, Any] | None = None
         # What it has of its profile as that was at its start: the egress class and the bytes of memory.
         self.placed: dict[str, Any] = {}
+        # Why the last start came to nothing, until one does not.
+        self.refused: dict[str, Any] | None = None
+        self.kills = 0  # for memory, while it ran
         # Why it is being stopped, set by who does it before the stop (empty: its user wants it), and a sentence for its page.
         self.stop_reason = ""
         self.stop_detail = ""
@@ -65,6 +81,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         self._stopping = False
         self._doomed: cluster.Verdict | None = None
         self._restored = False
+        self._killed = -math.inf
         self._events: list[dict[str, Any]] = []
         self._event = asyncio.Event()
         super().__init__(**kwargs)
@@ -120,6 +137,11 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         return {group.name for group in self.user.groups}
 
     @property
+    def granted(self) -> frozenset[str]:
+        """The profiles that this user was given beyond those of their groups."""
+        return self.platform.people.granted_profiles(self.user.name)
+
+    @property
     def profile(self) -> Profile | None:
         return self.platform.document.profiles.get(self.profile_name)
 
@@ -127,8 +149,22 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
 
     async def apply_options(self, options: dict[str, Any]) -> None:
         """Choose the profile, or refuse."""
+        try:
+            self._choose(options)
+        except Refused as refused:
+            self._refused(refused, str(options.get("profile") or ""))
+            self._save()
+            raise
+
+    def _choose(self, options: dict[str, Any]) -> None:
         document = self.platform.document
-        profile = policy.choose(document, self.groups, options)
+        try:
+            disabled = self.platform.people.disabled(self.user.name)
+        except LedgerError as error:
+            raise Refused(NO_LEDGER, reason="ledger", status=503, log=f"ledger: {error}") from None
+        if disabled:
+            raise Refused(f"The account {self.user.name} is disabled.", reason="disabled", status=403)
+        profile = policy.choose(document, self.groups, options, self.granted)
         self.platform.approvals.admit(self.user.name, profile)
         self.platform.quota.admit(self, profile)
         self.profile_name = profile.name
@@ -161,13 +197,15 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         self.task_id = self.url = self.node = ""
         self.ended = self._doomed = None
         self.stop_reason = self.stop_detail = ""
-        self._starting, self._stopping = True, False
+        self._starting, self._stopping, self.kills = True, False, 0
         self._events, begun = [], time.monotonic()
         seconds = self.platform.document.session.start_timeout
         self._audit("queued", profile=profile.name)
         try:
             async with asyncio.timeout(seconds):
-                return await self._start(profile, home, begun)
+                url = await self._start(profile, home, begun)
+            self.refused = None
+            return url
         except BaseException as error:
             await self._undo()
             self.platform.quota.end(self)
@@ -175,16 +213,31 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             reason = getattr(refused, "reason", "error")
             self._audit("stopped", cause=reason, detail=getattr(refused, "log_message", ""))
             metrics.start_ended(profile.name, time.monotonic() - begun, reason)
+            self._refused(refused, profile.name)
             self.service_name = ""
+            self._save()
             if refused is error:
                 raise
             raise refused from error
         finally:
             self._starting = False
 
+    def _refused(self, error: BaseException, profile: str) -> None:
+        """Keep why a start came to nothing."""
+        self.refused = {
+            "reason": getattr(error, "reason", "error"),
+            "sentence": getattr(error, "jupyterhub_message", "Something unexpected happened while the session started."),
+            "words": str(getattr(error, "log_message", "") or f"{type(error).__name__} {error}")[:1000],
+            "profile": profile[:64],
+            "node": self.node,
+            "at": _now(),
+        }
+
     def _refusal(self, error: BaseException, profile: Profile) -> BaseException:
         if isinstance(error, EngineUnknown):
             return Refused(NO_ANSWER, reason="engine", status=503, log=f"engine: {error}")
+        if isinstance(error, LedgerError):
+            return Refused(NO_LEDGER, reason="ledger", status=503, log=f"ledger: {error}")
         if isinstance(error, EngineRefused):
             sentence = "The cluster refused to start your session; tell an administrator (the hub's log says why)."
             return Refused(sentence, reason="engine", status=503, log=f"engine: {error}")
@@ -200,7 +253,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         return error
 
     async def _start(self, profile: Profile, home: str, begun: float) -> str:
-        host, document = self.platform, self.platform.document
+        host = self.platform
         marks: dict[str, float] = {}
 
         def mark(step: str) -> None:
@@ -208,7 +261,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
 
         self._tell(5, "queue", "Opening your home and looking for a place")
         image = host.images.reference(profile.image)
-        size = policy.home_size(document, self.user.name, self.groups)
+        size = host.quota.home_size(self.user.name, self.groups)
         await host.snapshots.ready(home, lambda: self._tell(5, "queue", "Waiting until your home is restored"))
         await asyncio.gather(host.homes.ensure(home, size), self._check_room(profile))
         mark("home")
@@ -314,6 +367,8 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             state = cluster.task_state(task)
             verdict = cluster.judge(tasks, {}, self.task_id)
             if not verdict.alive:
+                if self._node_id:
+                    await self._learn_node(self._node_id)
                 root = host.document.session.homes_root
                 raise policy.start_failure(profile, verdict.cause, verdict.detail, verdict.exit_code, root)
             if state == "pending" and "no suitable node" in cluster.task_error(task):
@@ -422,7 +477,9 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         if verdict.alive:
             self.platform.quota.confirm(self)
             return None
-        cause = "memory" if verdict.cause == "failed" and verdict.exit_code == 137 else verdict.cause
+        memory = self.platform.figures(self.service_name)
+        killed = verdict.exit_code == 137 or (memory is not None and memory.kills > self.kills)
+        cause = "memory" if verdict.cause == "failed" and killed else verdict.cause
         self._end(cause, verdict.detail, verdict.exit_code)
         self.platform.quota.end(self)
         await self._remove()
@@ -438,9 +495,25 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             "profile": self.profile_name,
             "memory": self.placed.get("memory", 0),
             "why": self.stop_detail,
-            "at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "node": self.node,
+            "words": detail[:1000],
+            "at": _now(),
         }
+        self._learn_memory()
+        if cause == "memory":
+            # What a node tells of it may be some seconds old, and its last figures come with the next look.
+            asyncio.get_running_loop().call_later(LAST_FIGURES, self._learn_memory, True)
         self._audit("stopped", cause=cause, detail=detail, node=self.node)
+
+    def _learn_memory(self, late: bool = False) -> None:
+        """Take what the last session's node says of its memory into the record of its end."""
+        if self.ended is None:
+            return
+        memory = self.platform.figures(str(self.ended["session"]))
+        if memory is not None:
+            self.ended["held"] = [memory.peak, memory.limit, memory.kills]
+        if late and memory is not None:
+            self._save()
 
     def _audit(self, state: str, **facts: Any) -> None:
         self.platform.audit.write(state, user=self.user.name, server=self.name, session=self.service_name, **facts)
@@ -456,6 +529,10 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         await self._remove()
         await self._wait_for_end(12)
         self.platform.quota.end(self)
+
+    def give_up(self) -> None:
+        """Let a start that is under way come to nothing."""
+        self._stopping = True
 
     async def _stop_container(self) -> None:
         """End the session's container by its node's engine, which is faster. What does not work out is left to Swarm."""
@@ -496,7 +573,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
 
     def get_state(self) -> dict[str, Any]:
         state: dict[str, Any] = super().get_state()
-        for key in ("service_name", "task_id", "url", "node", "profile_name", "ended", "placed"):
+        for key in ("service_name", "task_id", "url", "node", "profile_name", "placed", "ended", "refused", "kills"):
             if value := getattr(self, key):
                 state[key] = value
         if self.service_name and self.life:
@@ -507,8 +584,9 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         super().load_state(state)
         for key in ("service_name", "task_id", "url", "node", "profile_name"):
             setattr(self, key, str(state.get(key, "")))
-        self.ended = state.get("ended")
         self.placed = dict(state.get("placed") or {})
+        self.ended, self.refused = state.get("ended"), state.get("refused")
+        self.kills = int(state.get("kills", 0))
         self.life = lifecycle.read(state.get("life"))
         self._restored = bool(self.service_name)
 
@@ -520,6 +598,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         self.placed = {}
         self._restored = False
         self._doomed = self.life = None
+        self.kills = 0
 
     def _save(self) -> None:
         self.orm_spawner.state = self.get_state()
@@ -591,19 +670,50 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
     def ending(self) -> str:
         """Why the last session ended, in one or two sentences; empty where there is nothing to tell."""
         ago = self.ended_ago()
-        if self.ended is None or ago is None or ago > lifecycle.REMEMBERED:
+        return "" if ago is None or ago > lifecycle.REMEMBERED else self._end_told()
+
+    def _end_told(self) -> str:
+        """The same of a session that is just being cleared away, too, and however long ago."""
+        if self.ended is None:
             return ""
         profile = self.platform.document.profiles.get(str(self.ended.get("profile", "")))
-        memory = int(self.ended.get("memory") or (profile.flavor.memory if profile else 0))
+        limit = int(self.ended.get("memory") or (profile.flavor.memory if profile else 0))
         sentence = policy.ENDINGS.get(str(self.ended.get("cause", "")), "")
-        return sentence.format(
+        memory = self.last_memory()
+        if self.ended.get("cause") == "memory" and memory is not None:
+            sentence = policy.OUT_OF_MEMORY
+        told = sentence.format(
             code=policy.exit_code(int(self.ended.get("code", 0))),
-            larger=policy.larger(self.platform.document, self.groups, profile),
-            limit=sizes.format_size(memory) if memory else "",
+            larger=policy.larger(self.platform.document, self.groups, profile, self.granted),
+            limit=sizes.format_size(limit) if limit else "",
             idle=durations.format_duration(profile.idle_stop) if profile else "a while",
             longest=durations.format_duration(profile.max_session) if profile else "",
             why=self.ended.get("why", ""),
+            memory=memory.words if memory else "",
         )
+        return " ".join(told.split())
+
+    def last_memory(self) -> Memory | None:
+        """What the last session held at most, where its node told."""
+        kept = (self.ended or {}).get("held")
+        return Memory(*kept) if kept else None
+
+    def event(self) -> diagnosis.Event | None:
+        """How the last session ended or the last start was refused, whichever is newer; None where neither is known."""
+        found = [
+            diagnosis.Event(
+                ended=which is self.ended,
+                reason=str(which.get("cause", which.get("reason", ""))),
+                sentence=str(which.get("sentence", "")) or self._end_told() or ORDINARY.get(str(which.get("cause", "")), "The session ended."),
+                at=datetime.fromisoformat(str(which["at"])).timestamp(),
+                node=str(which.get("node", "")),
+                words=str(which.get("words", "")),
+                memory=self.last_memory() if which is self.ended else None,
+            )
+            for which in (self.ended, self.refused)
+            if which is not None
+        ]
+        return max(found, key=lambda event: event.at, default=None)
 
     def way_out(self) -> str:
         """Why this session gets nowhere, in a sentence; empty where it does, or nobody can tell."""
@@ -612,6 +722,28 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         if not self.service_name or not self.node or offer is None:
             return ""
         return self.platform.egress.way_out(self.node, name, offer)
+
+    def troubles(self) -> list[dict[str, str]]:
+        """What its user has to know of the running session: sentences, each with a key that stays while it is about the same."""
+        if not self.service_name or not self.node:
+            return []
+        return [notice for notice in (self._memory_notice(), self.platform.drains.notice(self.node)) if notice]
+
+    def _memory_notice(self) -> dict[str, str] | None:
+        """What is said when the kernel ended something in the running session for memory, such as a notebook's kernel."""
+        memory = self.platform.figures(self.service_name)
+        if memory is None:
+            return None
+        if memory.kills > self.kills:
+            self.kills, self._killed = memory.kills, time.monotonic()
+        if not self.kills or time.monotonic() - self._killed > KILLED_TOLD:
+            return None
+        larger = policy.larger(self.platform.document, self.groups, self.profile, self.granted)
+        text = (
+            f"Something in this session was ended because its memory was full ({memory.words}), most likely a notebook's kernel: "
+            f"restart it. {larger}, or hold less data at a time."
+        )
+        return {"key": f"memory {self.kills}", "text": text}
 
     def usage(self) -> dict[str, Any]:
         """What its user is told of quotas: sentences of what runs out, and the limits with what is used of them."""
@@ -642,7 +774,7 @@ async def cards(host: platform.Platform, groups: set[str], user: str = "", serve
     except EngineUnknown:
         snapshot = None
     found = []
-    for profile in policy.allowed_profiles(host.document, groups):
+    for profile in policy.allowed_profiles(host.document, groups, host.people.granted_profiles(user) if user else ()):
         flavor = profile.flavor
         room = snapshot.room(profile.pool, flavor) if snapshot else None
         why, tag, ask = host.approvals.why_not(user, profile)
