@@ -26,7 +26,7 @@ WINDOWS = ("day", "week", "month")
 WARN_PERCENT = 80
 LEGAL = "limits joined by commas: sessions=2, memory=64G, workspace=100G, gpu-a100=8h/day; or unlimited, or deny"
 RESOURCES_LEGAL = "sessions, memory, workspace, cpu, gpu, or gpu- and a model or a MIG profile: gpu-a100, gpu-1g.10gb"
-DEFAULT = "default"
+DEFAULT, INVITE = "default", "invite"
 
 _UNLIMITED, _DENY = "unlimited", "deny"
 _UNITS = {"sessions": "sessions", "memory": "bytes", "workspace": "bytes"}
@@ -227,7 +227,7 @@ def quota_data(quota: Quota) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class Bound:
-    """The limit that holds for a user, and whose grant it is: DEFAULT, ``group <name>`` or ``user <name>``."""
+    """The limit that holds for a user, and whose grant it is: DEFAULT, ``group <name>``, ``user <name>``, or INVITE."""
 
     resource: str
     window: str
@@ -255,14 +255,15 @@ class Quotas:
     groups: Mapping[str, Quota] = field(default_factory=dict)
     users: Mapping[str, Quota] = field(default_factory=dict)
 
-    def allowance(self, user: str, groups: Collection[str]) -> Allowance:
+    def allowance(self, user: str, groups: Collection[str], more: Iterable[tuple[str, Quota]] = ()) -> Allowance:
         """Merge the grants of a user: for each resource and window the most generous one wins, and a deny beats all.
 
-        Of equally generous ones the broadest is named.
+        ``more`` are grants that are not the inventory's, each with its source. Of equally generous ones the broadest is named.
         """
         grants = [(DEFAULT, self.default)]
         grants += [(f"group {name}", self.groups[name]) for name in sorted(set(groups) & set(self.groups))]
         grants += [(f"user {user}", self.users[user])] if user in self.users else []
+        grants += more
         denied: dict[str, str] = {}
         for source, quota in grants:
             for name in sorted(quota.deny):
@@ -556,11 +557,13 @@ def _cut(meter: Meter, span: Span, rate: int, now: int, overrides: Collection[Ov
 def _whose(source: str) -> str:
     if source == DEFAULT:
         return "everybody's limit"
+    if source == INVITE:
+        return "the limit of your invitation"
     return "your own limit" if source.startswith("user ") else f"the limit of {source}"
 
 
 def _denied(resource: str, source: str) -> str:
-    who = {DEFAULT: "everybody"}.get(source, "you" if source.startswith("user ") else source)
+    who = {DEFAULT: "everybody", INVITE: "you"}.get(source, "you" if source.startswith("user ") else source)
     what = "Starting sessions" if resource in (ALL, "sessions") else f"The use of {resource}"
     return f"{what} is denied to {who}; ask an administrator."
 

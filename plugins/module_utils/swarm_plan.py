@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
+# The label of a node that an administrator took out of service by hand, with who it was.
+HELD = "metalhub.drain"
+
 
 class SwarmRefusal(ValueError):
     """The wanted state would put a running cluster at risk; the message says what to do instead."""
@@ -74,6 +77,11 @@ def merge_labels(known: t.Mapping[str, str], wanted: t.Mapping[str, str | None])
     return merged | {key: value for key, value in wanted.items() if value is not None}
 
 
+def availability(wanted: str, now: str, labels: t.Mapping[str, str]) -> str:
+    """What a node's availability is to be: one that an administrator took out of service is not put back by the way."""
+    return now if wanted == "active" and HELD in labels else wanted
+
+
 def plan(host: Host, nodes: t.Sequence[Node] | None, replace: bool = False) -> Plan:
     """Decide what a host needs, given the nodes of the cluster (None: no manager answers, so there is no cluster to see).
 
@@ -110,6 +118,8 @@ def plan(host: Host, nodes: t.Sequence[Node] | None, replace: bool = False) -> P
         return Plan("rejoin" if member else "join", True, stale)
     assert entry is not None
     update = (
-        entry.role != host.role or entry.availability != host.availability or merge_labels(entry.labels, host.labels) != dict(entry.labels)
+        entry.role != host.role
+        or entry.availability != availability(host.availability, entry.availability, entry.labels)
+        or merge_labels(entry.labels, host.labels) != dict(entry.labels)
     )
     return Plan("keep", update, stale)

@@ -22,7 +22,9 @@ options:
     type: str
     choices: [manager, worker]
   availability:
-    description: Whether it takes tasks.
+    description: >-
+      Whether it takes tasks. A node that C(metalhub node drain) took out of service has the label C(metalhub.drain) and is not made
+      active; C(metalhub node undrain) does that.
     type: str
     choices: [active, pause, drain]
   labels:
@@ -59,7 +61,7 @@ import typing as t  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible_collections.metalhub.platform.plugins.module_utils.engine_api import Engine, EngineError  # noqa: E402
-from ansible_collections.metalhub.platform.plugins.module_utils.swarm_plan import merge_labels  # noqa: E402
+from ansible_collections.metalhub.platform.plugins.module_utils.swarm_plan import availability, merge_labels  # noqa: E402
 
 _TRIES = 20
 
@@ -71,6 +73,7 @@ def update(engine: Engine, identifier: str, check_mode: bool, **wanted: t.Any) -
         node = engine.request("GET", f"/nodes/{identifier}")
         spec = node["Spec"]
         after = {**spec, **{key: value for key, value in wanted.items() if value is not None}}
+        after["Availability"] = availability(after["Availability"], spec["Availability"], spec.get("Labels") or {})
         after["Labels"] = merge_labels(spec.get("Labels") or {}, labels)
         if after == {**spec, "Labels": spec.get("Labels") or {}}:
             return {"changed": False, "spec": spec}

@@ -15,8 +15,9 @@ from oauthenticator.generic import GenericOAuthenticator
 from oauthenticator.oauth2 import OAuthLogoutHandler
 from tornado import web
 
-from . import audit_hooks, platform
+from . import audit_hooks, people, platform
 from .config import Document
+from .core import accounts
 
 # bcrypt reads no more, and its release 5 raises an error instead of cutting.
 LONGEST_PASSWORD = 72
@@ -40,8 +41,8 @@ class _Login(LoginHandler):  # type: ignore[misc]
     """The hub's own login. NativeAuthenticator 1.3 brings one that JupyterHub 6 breaks (it has no statsd any more)."""
 
     def _render(self, login_error: str | None = None, username: str | None = None, **kwargs: Any) -> Any:
-        if login_error and username and self.authenticator.awaits_approval(username, self._password()):
-            login_error = "Your account is waiting for an administrator's approval."
+        if login_error and username and (why := self.authenticator.kept_out(username, self._password())):
+            login_error = why
         return super()._render(login_error=login_error, username=username, **kwargs)
 
     def _password(self) -> str:
@@ -64,13 +65,29 @@ class _OAuthLogout(audit_hooks.AuditedLogout, OAuthLogoutHandler):  # type: igno
     pass
 
 
-class MetalhubOAuthenticator(GenericOAuthenticator):  # type: ignore[misc]
+class _Known:
+    """What the hub itself says of people, wherever their accounts are."""
+
+    async def check_blocked_users(self, username: str, authentication: Any = None) -> bool:
+        """Whether somebody may come in. A database that does not answer lets nobody in: its error is raised."""
+        # JupyterHub asks None of who has proved nothing.
+        if username and platform.current().people.disabled(username):
+            return False
+        return bool(super().check_blocked_users(username, authentication))  # type: ignore[misc]
+
+    def delete_user(self, user: Any) -> None:
+        super().delete_user(user)  # type: ignore[misc]
+        platform.current().people.forget(user.name)
+
+
+class MetalhubOAuthenticator(_Known, GenericOAuthenticator):  # type: ignore[misc]
     """An OpenID Connect provider's accounts."""
 
     logout_handler = _OAuthLogout
+    custom_403_message = "You may not log in here; ask an administrator."
 
 
-class MetalhubNativeAuthenticator(NativeAuthenticator):  # type: ignore[misc]
+class MetalhubNativeAuthenticator(_Known, NativeAuthenticator):  # type: ignore[misc]
     """Native accounts whose first administrator is there before anybody can sign up under that name."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -93,15 +110,33 @@ class MetalhubNativeAuthenticator(NativeAuthenticator):  # type: ignore[misc]
             return None
         return await super().authenticate(handler, data)
 
-    def awaits_approval(self, username: str, password: str) -> bool:
-        """Told only to somebody who knows the account's password."""
-        user = self.get_user(username)
-        if user is None or user.is_authorized or len(password.encode()) > LONGEST_PASSWORD:
-            return False
-        return not self.is_blocked(self.normalize_username(username)) and bool(user.is_valid_password(password))
+    def kept_out(self, username: str, password: str) -> str:
+        """Why somebody who knows the account's password may not come in; empty for all others."""
+        user, name = self.get_user(username), self.normalize_username(username)
+        disabled = platform.current().people.disabled(name)
+        if user is None or (user.is_authorized and not disabled) or len(password.encode()) > LONGEST_PASSWORD:
+            return ""
+        if self.is_blocked(name) or not user.is_valid_password(password):
+            return ""
+        return people.DISABLED if disabled else "Your account is waiting for an administrator's approval."
 
     def is_password_strong(self, password: str) -> bool:
         return len(password.encode()) <= LONGEST_PASSWORD and bool(super().is_password_strong(password))
+
+    @property
+    def password_legal(self) -> str:
+        """What a password must be, in a sentence."""
+        return f"Pick a password of {self.minimum_password_length} to {LONGEST_PASSWORD} characters that is not a common one."
+
+    def name_problem(self, name: str) -> str:
+        """Why nobody can have an account of this name; empty where somebody can."""
+        if not name or len(name) > 64 or name != self.normalize_username(name) or not self.validate_username(name):
+            return f"{name[:64]!r} is not a name for an account: legal is {accounts.NAME_LEGAL}."
+        return ""
+
+    def add_account(self, name: str, hashed: bytes) -> None:
+        """Make an approved account of a name that ``name_problem`` lets pass. The caller commits."""
+        self.db.add(UserInfo(username=name, password=hashed, is_authorized=True))
 
     def create_user(self, username: str, password: str, **kwargs: Any) -> Any:
         # Upstream approves whoever signs up under an administrator's name.

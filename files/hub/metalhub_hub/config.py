@@ -19,6 +19,7 @@ from .core import durations, names, quotas, sandboxes, showback, sizes, zones
 from .core.quotas import Quota, Quotas
 from .core.showback import Rates
 
+SMTP_TLS = ("starttls", "tls", "none")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?", re.ASCII)
 
 
@@ -162,6 +163,18 @@ class Auth:
 
 
 @dataclass(frozen=True)
+class Smtp:
+    """The mail server. ``tls`` is starttls, tls (from the first byte) or none; without a user nobody logs in."""
+
+    host: str
+    port: int
+    sender: str
+    user: str
+    password_file: str
+    tls: str
+
+
+@dataclass(frozen=True)
 class Traefik:
     """How the hub talks to Traefik: its API, the file of routes, the entry point users come in by."""
 
@@ -191,6 +204,7 @@ class Document:
     storage: Storage
     session: Session
     auth: Auth
+    smtp: Smtp | None
     traefik: Traefik
     pools: Mapping[str, str]
     flavors: Mapping[str, Flavor]
@@ -457,6 +471,27 @@ def _auth(reader: _Reader) -> Auth:
     return auth
 
 
+def _smtp(reader: _Reader) -> Smtp | None:
+    smtp = Smtp(
+        host=reader.text("host", ""),
+        port=reader.number("port", 587, least=1),
+        sender=reader.text("from", ""),
+        user=reader.text("user", ""),
+        password_file=reader.absolute("password_file", ""),
+        tls=reader.text("tls", "starttls", SMTP_TLS),
+    )
+    if smtp.port > 65535:
+        reader.bad("port", smtp.port, "a port, 1 to 65535")
+    if smtp.host and "@" not in smtp.sender:
+        reader.bad("from", smtp.sender, "the address that mails come from, such as metalhub@example.org")
+    if smtp.user and not smtp.password_file:
+        reader.problems.append(f"{reader.where('password_file')}: is missing, user is {smtp.user!r}")
+    if smtp.user and smtp.tls == "none":
+        reader.bad("tls", smtp.tls, "starttls or tls: a password is not sent in the clear")
+    reader.end()
+    return smtp if smtp.host else None
+
+
 def parse(data: Any) -> Document:
     """Read a document. Raises DocumentError with every problem found."""
     problems: list[str] = []
@@ -586,6 +621,7 @@ def parse(data: Any) -> Document:
         storage=storage,
         session=session,
         auth=_auth(top.part("auth", {})),
+        smtp=_smtp(top.part("smtp", {})),
         traefik=traefik,
         pools=pools,
         flavors=flavors,

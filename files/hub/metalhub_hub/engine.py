@@ -11,6 +11,7 @@ import base64
 import json
 import os
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,10 +19,12 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from . import config
+from .core.swarm_plan import merge_labels
 
 # What this code was written against. A newer engine still speaks it; an older one has no NoNewPrivileges for services.
 API_NEWEST = (1, 47)
 API_OLDEST = (1, 41)
+UPDATES = 20
 
 
 class EngineUnknown(Exception):
@@ -133,6 +136,33 @@ class Engine:
 
     async def nodes(self) -> list[dict[str, Any]]:
         return await self.request("GET", "/nodes") or []
+
+    async def node(self, identifier: str) -> dict[str, Any] | None:
+        """A node's entry; None says for certain that there is none."""
+        try:
+            found: dict[str, Any] = await self.request("GET", f"/nodes/{identifier}")
+        except EngineRefused as refused:
+            if refused.status == 404:
+                return None
+            raise
+        return found
+
+    async def update_node(self, identifier: str, availability: str, labels: Mapping[str, str | None]) -> None:
+        """Set whether a node takes tasks, and labels, where None removes one. An entry changes by itself, so a lost race is run again."""
+        for attempt in range(UPDATES):
+            node = await self.node(identifier)
+            if node is None:
+                raise EngineUnknown(f"node {identifier} is gone")
+            spec = {**node["Spec"], "Availability": availability, "Labels": merge_labels(node["Spec"].get("Labels") or {}, labels)}
+            if spec == node["Spec"]:
+                return
+            try:
+                await self.request("POST", f"/nodes/{identifier}/update", params={"version": str(node["Version"]["Index"])}, json=spec)
+                return
+            except (EngineRefused, EngineUnknown) as error:
+                if "out of sequence" not in str(error) or attempt == UPDATES - 1:
+                    raise
+            await asyncio.sleep(0.1)
 
     async def services(self, label: str) -> list[dict[str, Any]]:
         return await self.request("GET", "/services", params={"filters": json.dumps({"label": [label]})}) or []

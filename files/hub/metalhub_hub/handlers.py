@@ -17,14 +17,17 @@ from . import (
     egress,
     nodes,
     openapi,
+    people_pages,
     platform,
     session_pages,
     snapshot_pages,
     spawner,
     usage,
 )
+from .core import durations
 from .core.egress_report import plain
-from .engine import EngineUnknown
+from .engine import EngineRefused, EngineUnknown
+from .ledger import LedgerError
 from .openapi import array, fields, integer, mapping, named, number, text, truth
 
 STATIC = Path(__file__).parent / "static"
@@ -151,12 +154,43 @@ class NodesAPIHandler(APIHandler):  # type: ignore[misc]
         "The cluster's nodes, with what is free on each", "admin-ui", answer=fields({"nodes": array(NODE)}), faults={503: NO_CLUSTER}
     )
     async def get(self) -> None:
+        host = platform.current()
         try:
-            snapshot = await platform.current().cluster.snapshot(1.0)
+            snapshot = await host.cluster.snapshot(1.0)
         except EngineUnknown:
             raise web.HTTPError(503, f"{NO_CLUSTER[:-1]}; try again in a minute.") from None
         self.set_header("Cache-Control", "no-store")
-        self.finish({"nodes": nodes.rows(snapshot)})
+        try:
+            self.finish({"nodes": nodes.rows(snapshot, host.drains.shown)})
+        except LedgerError:
+            self.finish({"nodes": nodes.rows(snapshot)})
+
+
+class DrainHandler(people_pages.Admin):
+    """POST /hub/metalhub/api/nodes/<name>/drain, with ``{"reason": …, "grace": "30m"}`` or nothing, and …/undrain."""
+
+    @needs_scope("admin-ui")
+    async def post(self, name: str, what: str) -> None:
+        host, by = platform.current(), self.current_user.name
+        body = self.body("reason", "grace") if what == "drain" else self.body()
+        try:
+            grace = durations.parse_duration(body["grace"]) if "grace" in body else host.document.session.stop_notice
+        except ValueError as error:
+            raise web.HTTPError(400, f"grace: {error}") from None
+        reason = self.text(body, "reason")
+        try:
+            if what == "drain":
+                await host.drains.begin(name, grace, reason, by)
+            else:
+                await host.drains.end(name, by)
+            snapshot = await host.cluster.snapshot(0.0)
+        except EngineUnknown as error:
+            self.log.error("%s of %s: %s", what, name, error)
+            raise web.HTTPError(503, "The cluster does not answer right now; say it again in a minute.") from None
+        except EngineRefused as error:
+            raise web.HTTPError(409, f"The cluster refuses that: {error.message}".replace("%", "%%")) from None
+        (row,) = [row for row in nodes.rows(snapshot, host.drains.shown) if row["name"] == name][-1:]
+        self.answer(row)
 
 
 HANDLERS = [
@@ -166,7 +200,9 @@ HANDLERS = [
     (r"/metalhub/egress", EgressHandler),
     (r"/metalhub/api/egress", EgressAPIHandler),
     (r"/metalhub/api/nodes", NodesAPIHandler),
+    (r"/metalhub/api/nodes/([^/]+)/(drain|undrain)", DrainHandler),
     *usage.HANDLERS,
+    *people_pages.HANDLERS,
     *admin_sessions.HANDLERS,
     *audit_pages.HANDLERS,
     openapi.handler(lambda: HANDLERS, __version__),

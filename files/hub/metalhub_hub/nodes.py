@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from . import cluster
 
 
-def rows(snapshot: cluster.Snapshot) -> list[dict[str, Any]]:
+def rows(snapshot: cluster.Snapshot, drain: Callable[[str], object] = lambda node: None) -> list[dict[str, Any]]:
     """One a node, by name: its pool, whether it takes sessions, how many it has, and of each resource what is there and free.
+
+    ``drain`` says of a node's id what an administrator decided of it.
 
     ``cpus`` count processors, ``memory`` bytes, ``gpus`` GPUs or slices by the kind that Swarm knows them by.
     """
@@ -27,6 +30,7 @@ def rows(snapshot: cluster.Snapshot) -> list[dict[str, Any]]:
                 "pool": str(labels.get("metalhub.pool", "")),
                 "state": str(node.get("Status", {}).get("State", "unknown")),
                 "availability": str(spec.get("Availability", "unknown")),
+                "drain": drain(key),
                 "manager": "ManagerStatus" in node,
                 "network": labels.get("metalhub.network") == "ready",
                 "sessions": sum("metalhub.session" in cluster.labels(task) for task in here),

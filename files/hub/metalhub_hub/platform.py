@@ -17,8 +17,10 @@ from .audit import Audit
 from .audit_check import AuditCheck
 from .cluster import Cluster
 from .config import Document
+from .drains import Drains
 from .engine import Engine, EngineRefused, EngineUnknown
 from .homes import Homes
+from .people import People
 from .policy import Refused
 from .quota import Quota
 from .sessions import Sessions
@@ -108,6 +110,8 @@ class Platform:
         self.snapshots = Snapshots(self)
         self.quota = Quota(self, database_url(document))
         self.turn = Turn()
+        self.people = People(self)
+        self.drains = Drains(self)
         self.proxy: Any = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -118,6 +122,12 @@ class Platform:
         self._tasks.append(asyncio.ensure_future(self.sessions.watch()))
         self._tasks.append(asyncio.ensure_future(self.quota.watch()))
         self._tasks.append(asyncio.ensure_future(self.audit_check.watch()))
+        self._tasks.append(asyncio.ensure_future(self.drains.watch()))
+
+    def spawners(self) -> list[Any]:
+        """All sessions that the hub has in its memory."""
+        users = list(self.proxy.app.users.values()) if self.proxy is not None else []
+        return [spawner for user in users for spawner in list(user.spawners.values())]
 
     async def _sweep_for_ever(self) -> None:
         while True:

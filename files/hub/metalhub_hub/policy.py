@@ -23,18 +23,18 @@ class Refused(SpawnException):
         self.jupyterhub_message = sentence
 
 
-def allowed_profiles(document: Document, groups: Collection[str]) -> list[Profile]:
-    """The profiles a member of ``groups`` may start, the default one first."""
-    mine = [p for p in document.profiles.values() if not p.groups or p.groups & set(groups)]
+def allowed_profiles(document: Document, groups: Collection[str], granted: Collection[str] = ()) -> list[Profile]:
+    """The profiles a member of ``groups`` may start who was ``granted`` some by name, the default one first."""
+    mine = [p for p in document.profiles.values() if not p.groups or p.groups & set(groups) or p.name in granted]
     return sorted(mine, key=lambda profile: not profile.default)
 
 
-def choose(document: Document, groups: Collection[str], options: Mapping[str, Any]) -> Profile:
+def choose(document: Document, groups: Collection[str], options: Mapping[str, Any], granted: Collection[str] = ()) -> Profile:
     """The profile of a start with these options, which may be anything a client sent. Raises Refused."""
     unknown = sorted(str(key) for key in options if key != "profile")
     if unknown:
         raise Refused(f"A session is chosen by its profile alone; {unknown[0]!r} is no option.", reason="options")
-    mine = allowed_profiles(document, groups)
+    mine = allowed_profiles(document, groups, granted)
     if not mine:
         raise Refused("No profile is open to you yet; ask an administrator.", reason="profile", status=403)
     wanted = options.get("profile")
@@ -46,11 +46,6 @@ def choose(document: Document, groups: Collection[str], options: Mapping[str, An
     # The same words for a profile that is not there and one of another group: its name may be telling.
     names = ", ".join(profile.name for profile in mine)
     raise Refused(f"There is no profile {str(wanted)[:64]!r} for you; there is {names}.", reason="profile", status=403)
-
-
-def home_size(document: Document, user: str, groups: Collection[str]) -> int:
-    """The size limit of somebody's home in bytes."""
-    return document.quotas.of(user, set(groups), "workspace") or document.session.home_size
 
 
 def no_room(profile: Profile, room: Room | None) -> Refused:
@@ -84,11 +79,11 @@ def exit_code(code: int) -> str:
     return f"exit code {code}" + (f", {EXITS[code]}" if code in EXITS else "")
 
 
-def larger(document: Document, groups: Collection[str], profile: Profile | None) -> str:
-    """What to do about too little memory: the next profile of the same kind that a member of ``groups`` may start."""
+def larger(document: Document, groups: Collection[str], profile: Profile | None, granted: Collection[str] = ()) -> str:
+    """What to do about too little memory: the next profile of the same kind that a user may start."""
     more = [
         other
-        for other in allowed_profiles(document, groups)
+        for other in allowed_profiles(document, groups, granted)
         if profile
         and other.flavor.memory > profile.flavor.memory
         and (other.egress, bool(other.flavor.gpu)) == (profile.egress, bool(profile.flavor.gpu))
@@ -103,9 +98,10 @@ def larger(document: Document, groups: Collection[str], profile: Profile | None)
 ENDINGS = {
     "lost": "The machine that ran your session stopped answering. Your home is intact; what was in memory is lost.",
     "drain": "The machine that ran your session was taken out of service by an administrator. "
-    "Your home is intact; what was in memory is lost.",
+    "{why} Your home is intact; what was in memory is lost.",
     "removed": "Your session was removed by an administrator. Your home is intact; what was in memory is lost.",
     "admin": "Your session was stopped by an administrator. Your home is intact; what was in memory is lost.",
+    "disabled": "Your session was stopped because an administrator disabled your account. Your home is intact; what was in memory is lost.",
     "memory": "Your session was killed, most likely because it ran out of memory: it went over its memory limit of {limit}. "
     "Your home is intact; what was in memory is lost. {larger}, or hold less data at a time.",
     "idle": "Your session was stopped because nothing ran in it for {idle}. Your home is intact.",

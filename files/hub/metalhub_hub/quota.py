@@ -99,6 +99,8 @@ class Quota:
 
     def __init__(self, host: Platform, url: str, clock: Clock | None = None) -> None:
         self.host, self.clock = host, clock or Clock()
+        # Set by what gives users more than the inventory: a user's further quotas, each with its source.
+        self.given: Callable[[str], tuple[tuple[str, quotas.Quota], ...]] = lambda user: ()
         self._url = url
         self._holds: dict[Session, Hold] = {}
         self._standings: dict[Session, Standing] = {}
@@ -163,11 +165,22 @@ class Quota:
     # What holds for a user
 
     def allowance(self, user: str, groups: Collection[str]) -> Allowance:
-        grants = self.document.quotas
-        key = (user if user in grants.users else "", frozenset(groups).intersection(grants.groups))
+        grants, more = self.document.quotas, self.given(user)
+        key = (user if user in grants.users or more else "", frozenset(groups).intersection(grants.groups))
         if key not in self._allowances:
-            self._allowances[key] = grants.allowance(*key)
+            self._allowances[key] = grants.allowance(*key, more)
         return self._allowances[key]
+
+    def forget_allowances(self) -> None:
+        """What users were given has changed."""
+        self._allowances = {}
+
+    def home_size(self, user: str, groups: Collection[str]) -> int:
+        """The size limit of somebody's home in bytes; 0 where they may not have one. Raises LedgerError."""
+        allowance = self.allowance(user, groups)
+        if allowance.denier("workspace") is not None:
+            return 0
+        return next((each.amount for each in allowance.bounds if each.resource == "workspace"), self.document.session.home_size)
 
     def overrides(self, user: str = "") -> list[Granted]:
         """The overrides of a user, or all, that have not ended."""

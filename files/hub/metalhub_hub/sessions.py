@@ -258,6 +258,13 @@ class Sessions:
         self._stopping.add(task)
         task.add_done_callback(self._stopping.discard)
 
+    def end(self, spawner: Any) -> None:
+        """End a session that may still be starting, with the cause that it has been given. Returns at once."""
+        if self.runs(spawner):
+            self.stop(spawner, spawner.stop_reason)
+        else:
+            spawner.give_up()
+
     def extend(self, spawner: Any, seconds: int) -> int:
         """Give a session more time. Returns the seconds that it got. Raises lifecycle.NoExtension with a sentence for the user."""
         if not self.runs(spawner):
@@ -311,6 +318,7 @@ class Sessions:
             "node": spawner.node,
             "ended": spawner.ending(),
             "way_out": spawner.way_out(),
+            "troubles": [notice["text"] for notice in spawner.troubles()],
         }
         if running is None:
             return shown
@@ -328,7 +336,7 @@ class Sessions:
             "extend": {"seconds": step, "words": durations.format_duration(step)} if step else None,
             "does": does(running),
             "because": BECAUSE.get((running.next, running.why), ""),
-            "notices": self.host.quota.warnings(spawner.user.name, spawner.name),
+            "notices": [*self.host.quota.warnings(spawner.user.name, spawner.name), *spawner.troubles()],
         }
 
 

@@ -26,6 +26,7 @@ from .core import durations, lifecycle, names, sizes
 from .engine import EngineRefused, EngineUnknown
 from .ledger import LedgerError
 from .policy import Refused
+from .quota import NO_LEDGER
 
 NO_ANSWER = "The cluster does not answer right now, so nothing was started; try again in a minute."
 
@@ -118,6 +119,11 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         return {group.name for group in self.user.groups}
 
     @property
+    def granted(self) -> frozenset[str]:
+        """The profiles that this user was given beyond those of their groups."""
+        return self.platform.people.granted_profiles(self.user.name)
+
+    @property
     def profile(self) -> Profile | None:
         return self.platform.document.profiles.get(self.profile_name)
 
@@ -126,7 +132,9 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
     async def apply_options(self, options: dict[str, Any]) -> None:
         """Choose the profile, or refuse."""
         document = self.platform.document
-        profile = policy.choose(document, self.groups, options)
+        if self.platform.people.disabled(self.user.name):
+            raise Refused(f"The account {self.user.name} is disabled.", reason="disabled", status=403)
+        profile = policy.choose(document, self.groups, options, self.granted)
         self.platform.quota.admit(self, profile)
         self.profile_name = profile.name
         self.mem_limit = profile.flavor.memory
@@ -182,6 +190,8 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
     def _refusal(self, error: BaseException, profile: Profile) -> BaseException:
         if isinstance(error, EngineUnknown):
             return Refused(NO_ANSWER, reason="engine", status=503, log=f"engine: {error}")
+        if isinstance(error, LedgerError):
+            return Refused(NO_LEDGER, reason="ledger", status=503, log=f"ledger: {error}")
         if isinstance(error, EngineRefused):
             sentence = "The cluster refused to start your session; tell an administrator (the hub's log says why)."
             return Refused(sentence, reason="engine", status=503, log=f"engine: {error}")
@@ -197,7 +207,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         return error
 
     async def _start(self, profile: Profile, home: str, begun: float) -> str:
-        host, document = self.platform, self.platform.document
+        host = self.platform
         marks: dict[str, float] = {}
 
         def mark(step: str) -> None:
@@ -205,7 +215,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
 
         self._tell(5, "queue", "Opening your home and looking for a place")
         image = host.images.reference(profile.image)
-        size = policy.home_size(document, self.user.name, self.groups)
+        size = host.quota.home_size(self.user.name, self.groups)
         await host.snapshots.ready(home, lambda: self._tell(5, "queue", "Waiting until your home is restored"))
         await asyncio.gather(host.homes.ensure(home, size), self._check_room(profile))
         mark("home")
@@ -452,6 +462,10 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         await self._wait_for_end(12)
         self.platform.quota.end(self)
 
+    def give_up(self) -> None:
+        """Let a start that is under way come to nothing."""
+        self._stopping = True
+
     async def _stop_container(self) -> None:
         """End the session's container by its node's engine, which is faster. What does not work out is left to Swarm."""
         try:
@@ -588,14 +602,15 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             return ""
         profile = self.platform.document.profiles.get(str(self.ended.get("profile", "")))
         sentence = policy.ENDINGS.get(str(self.ended.get("cause", "")), "")
-        return sentence.format(
+        told = sentence.format(
             code=policy.exit_code(int(self.ended.get("code", 0))),
-            larger=policy.larger(self.platform.document, self.groups, profile),
+            larger=policy.larger(self.platform.document, self.groups, profile, self.granted),
             limit=sizes.format_size(profile.flavor.memory) if profile else "",
             idle=durations.format_duration(profile.idle_stop) if profile else "a while",
             longest=durations.format_duration(profile.max_session) if profile else "",
             why=self.ended.get("why", ""),
         )
+        return " ".join(told.split())
 
     def way_out(self) -> str:
         """Why this session gets nowhere, in a sentence; empty where it does, or nobody can tell."""
@@ -603,6 +618,10 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         if not self.service_name or not self.node or profile is None:
             return ""
         return self.platform.egress.way_out(self.node, profile.egress, self.platform.document.egress[profile.egress])
+
+    def troubles(self) -> list[dict[str, str]]:
+        """What its user has to know of the running session: sentences, each with a key that stays while it is about the same."""
+        return [notice for notice in (self.platform.drains.notice(self.node),) if notice] if self.service_name and self.node else []
 
     def usage(self) -> dict[str, Any]:
         """What its user is told of quotas: sentences of what runs out, and the limits with what is used of them."""
@@ -633,7 +652,7 @@ async def cards(host: platform.Platform, groups: set[str], user: str = "", serve
     except EngineUnknown:
         snapshot = None
     found = []
-    for profile in policy.allowed_profiles(host.document, groups):
+    for profile in policy.allowed_profiles(host.document, groups, host.people.granted_profiles(user) if user else ()):
         flavor = profile.flavor
         room = snapshot.room(profile.pool, flavor) if snapshot else None
         why, state = "", "free"

@@ -118,6 +118,7 @@ class FakeEngine:
         self.fate: dict[str, Any] = {"State": "running"}
         self.broken: dict[str, dict[str, Any]] = {}  # node's id -> what becomes of tasks there
         self.lose_answer = False  # create the service, and answer 500
+        self.races = 0  # updates of nodes that somebody else is faster with
         self._count = itertools.count(1)
         self.served = Served(self.handle, path)
 
@@ -135,6 +136,8 @@ class FakeEngine:
         filters = json.loads(request.query.get("filters", "{}"))
         if what == "nodes":
             return web.json_response(self.nodes)
+        if what.startswith("nodes/"):
+            return await self.node(request, what.split("/"))
         if what == "tasks":
             wanted = filters.get("label", [""])[0].partition("=")[2]
             names = [task["Spec"]["ContainerSpec"]["Labels"]["metalhub.session"] for task in self.tasks]
@@ -159,6 +162,21 @@ class FakeEngine:
             self.tasks = [task for task in self.tasks if task["ServiceID"] != found["ID"]]
             return web.Response()
         return web.json_response(found)
+
+    async def node(self, request: web.Request, parts: list[str]) -> web.Response:
+        """A node's entry, and its update against the version that was read."""
+        node = next((node for node in self.nodes if node["ID"] == parts[1]), None)
+        if node is None:
+            return web.json_response({"message": f"node {parts[1]} not found"}, status=404)
+        version = node.setdefault("Version", {"Index": 1})
+        if request.method == "GET":
+            return web.json_response(node)
+        if int(request.query["version"]) != version["Index"] or self.races:
+            self.races = max(0, self.races - 1)
+            return web.json_response({"message": "rpc error: code = Unknown desc = update out of sequence"}, status=500)
+        version["Index"] += 1
+        node["Spec"] = await request.json()
+        return web.json_response({})
 
     def create(self, spec: dict[str, Any]) -> web.Response:
         if any(service["Spec"]["Name"] == spec["Name"] for service in self.services.values()):

@@ -167,10 +167,6 @@ def test_options_are_checked_wherever_they_come_from(doc: config.Document, group
         assert "pii" not in caught.value.jupyterhub_message.replace(repr(options.get("profile")), "")
 
 
-def test_home_size(doc: config.Document) -> None:
-    assert policy.home_size(doc, "bob", set()) == 10 * GIB
-
-
 @pytest.mark.parametrize(
     ("detail", "cause", "reason", "word"),
     [

@@ -55,10 +55,11 @@ def operator() -> str:
 
 @dataclass(frozen=True)
 class Hub:
-    """``url`` ends in ``/hub``."""
+    """``url`` ends in ``/hub``; ``timeout`` is how many seconds an answer may take."""
 
     url: str
     token: str
+    timeout: float = TIMEOUT
 
     @classmethod
     def local(cls) -> Hub:
@@ -86,7 +87,7 @@ class Hub:
         request = urllib.request.Request(url, data, headers, method=method)
         try:
             # No proxy, whatever the environment says.
-            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=TIMEOUT) as answer:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=self.timeout) as answer:
                 text = answer.read()
         except urllib.error.HTTPError as error:
             raise self._refusal(error) from None

@@ -1,0 +1,213 @@
+"""Invitations and accounts: the page of whoever was invited, and what administrators' programs ask for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jupyterhub import orm
+from jupyterhub.apihandlers import APIHandler
+from jupyterhub.handlers import BaseHandler
+from jupyterhub.scopes import needs_scope
+from nativeauthenticator.orm import UserInfo
+from tornado import web
+
+from . import platform
+from .core import accounts
+from .ledger import LedgerError
+from .people import OVER, Impossible, invited
+from .quota import instant
+
+AWAY = "The hub's database does not answer right now, so nothing was changed; try again in a minute."
+
+
+class Admin(APIHandler):  # type: ignore[misc]
+    """What all of them share: their errors as one sentence, and answers that nobody keeps."""
+
+    def body(self, *known: str) -> dict[str, Any]:
+        """The request's object. Raises 400 for what is none, or has other keys than these."""
+        found = self.get_json_body() or {}
+        if not isinstance(found, dict) or set(found) - set(known):
+            legal = f"an object with {', '.join(known)}" if known else "nothing"
+            raise web.HTTPError(400, f"the body is {found!r}; legal is {legal}".replace("%", "%%"))
+        return found
+
+    def text(self, body: dict[str, Any], key: str) -> str:
+        value = body.get(key, "")
+        if not isinstance(value, str) or len(value) > 500:
+            raise web.HTTPError(400, f"{key} is {value!r}; legal is text of at most 500 characters".replace("%", "%%"))
+        return value.strip()
+
+    def answer(self, data: Any, status: int = 200) -> None:
+        self.set_header("Cache-Control", "no-store")
+        self.set_status(status)
+        self.finish(data)
+
+    def _handle_request_exception(self, error: BaseException) -> None:
+        if not isinstance(error, LedgerError):
+            super()._handle_request_exception(error)
+            return
+        self.log.error("The database does not answer: %s", error)
+        try:
+            raise web.HTTPError(503, AWAY) from error
+        except web.HTTPError as told:
+            super()._handle_request_exception(told)
+
+
+class InvitesHandler(Admin):
+    """GET, POST /hub/metalhub/api/invites: those that can still be used, and one more, with its link."""
+
+    @needs_scope("admin-ui")
+    async def get(self) -> None:
+        people = platform.current().people
+        self.answer({"invites": [invited(each) for each in people.records.invites(people.now())]})
+
+    @needs_scope("admin-ui")
+    async def post(self) -> None:
+        people = platform.current().people
+        groups = {group.name for group in self.db.query(orm.Group)}
+        made, link = people.invite(groups, self.authenticator, self.get_json_body() or {}, self.current_user.name)
+        why = await people.send(made, link) if made.what.email else ""
+        mailed = bool(made.what.email) and not why
+        # A link that was mailed is the business of whoever gets the mail.
+        self.answer({**invited(made), "mailed": mailed, "why": why, **({} if mailed else {"link": link})}, 201)
+
+
+class InviteHandler(Admin):
+    """DELETE /hub/metalhub/api/invites/<id>: it cannot be used any more."""
+
+    @needs_scope("admin-ui")
+    async def delete(self, number: str) -> None:
+        platform.current().people.withdraw(int(number), self.current_user.name)
+        self.set_status(204)
+
+
+class AccountsHandler(Admin):
+    """GET, POST /hub/metalhub/api/accounts: who may come in and what they were given, and more of them with passwords of words."""
+
+    @needs_scope("admin-ui")
+    async def get(self) -> None:
+        people = platform.current().people
+        approved = {}
+        if people.native:
+            approved = {account.username: bool(account.is_authorized) for account in self.db.query(UserInfo)}
+        found = []
+        for name in sorted(approved.keys() | {name for (name,) in self.db.query(orm.User.name)}):
+            block = people.disabled(name)
+            state = "disabled" if block else "active"
+            if people.native and not block:
+                state = {True: "active", False: "waiting"}.get(approved.get(name), "no account")
+            found.append(
+                {
+                    "name": name,
+                    "state": state,
+                    "reason": block.reason if block else "",
+                    "by": block.by if block else "",
+                    "at": instant(block.at) if block else None,
+                    "profiles": sorted(people.granted_profiles(name)),
+                }
+            )
+        self.answer({"accounts": found})
+
+    @needs_scope("admin-ui")
+    async def post(self) -> None:
+        body = self.body("users")
+        try:
+            wanted = accounts.read_people(body.get("users"))
+        except ValueError as error:
+            raise Impossible(str(error), 400) from None
+        made, kept = await platform.current().people.add(self, wanted)
+        self.answer({"made": made, "kept": kept}, 201 if made else 200)
+
+
+class DisableHandler(Admin):
+    """POST /hub/metalhub/api/accounts/<name>/disable, with ``{"reason": …}`` or nothing."""
+
+    # Not `user_name`: the scope is for all users or none.
+    @needs_scope("admin-ui")
+    async def post(self, name: str) -> None:
+        host = platform.current()
+        reason = self.text(self.body("reason"), "reason")
+        name = self.authenticator.normalize_username(name)
+        stopping = host.people.disable(self.app, name, reason, self.current_user.name)
+        for spawner in stopping:
+            host.sessions.end(spawner)
+        self.answer({"name": name, "disabled": True, "reason": reason, "stopping": len(stopping)})
+
+
+class EnableHandler(Admin):
+    """POST /hub/metalhub/api/accounts/<name>/enable."""
+
+    @needs_scope("admin-ui")
+    async def post(self, name: str) -> None:
+        self.body()
+        name = self.authenticator.normalize_username(name)
+        platform.current().people.enable(name, self.current_user.name)
+        self.answer({"name": name, "disabled": False})
+
+
+class InvitationPage(BaseHandler):  # type: ignore[misc]
+    """GET, POST /hub/metalhub/invite?token=…: who was invited picks a name and a password, and is in."""
+
+    async def show(self, status: int = 200, **page: Any) -> None:
+        host = platform.current()
+        token = self.get_argument("token", "")
+        invite = None
+        try:
+            invite = host.people.find(token)
+        except LedgerError:
+            page["problem"], status = AWAY, 503
+        if invite is None and not page.get("problem"):
+            page["over"], status = OVER, 410
+        what = invite.what if invite else None
+        profiles = host.document.profiles
+        self.set_status(status)
+        self.set_header("Cache-Control", "no-store")
+        # The page's address is the secret.
+        self.set_header("Referrer-Policy", "no-referrer")
+        self.finish(
+            await self.render_template(
+                "invite.html",
+                token=token,
+                invite=invite,
+                fixed=what.name if what else "",
+                profiles=[profiles[each].title for each in what.profiles if each in profiles] if what else [],
+                minimum=getattr(self.authenticator, "minimum_password_length", 1),
+                **page,
+            )
+        )
+
+    async def get(self) -> None:
+        await self.show()
+
+    async def post(self) -> None:
+        people = platform.current().people
+        token, name = self.get_argument("token", ""), self.get_body_argument("username", "")
+        password = self.get_body_argument("password", "", strip=False)
+        if self.current_user is not None:
+            await self.show(409)
+            return
+        if password != self.get_body_argument("confirmation", "", strip=False):
+            await self.show(400, problem="The two passwords are not the same; type them again.", typed=name)
+            return
+        try:
+            name = await people.take(self, token, name, password)
+        except Impossible as error:
+            over = error.status_code == 410
+            await self.show(error.status_code, **({"over": str(error)} if over else {"problem": str(error), "typed": name}))
+            return
+        except LedgerError as error:
+            self.log.error("The database does not answer: %s", error)
+            await self.show(503, problem=AWAY, typed=name)
+            return
+        await self.login_user({"username": name, "password": password})
+        self.redirect(self.hub.base_url + "home")
+
+
+HANDLERS = [
+    (r"/metalhub/invite", InvitationPage),
+    (r"/metalhub/api/invites", InvitesHandler),
+    (r"/metalhub/api/invites/(\d{1,9})", InviteHandler),
+    (r"/metalhub/api/accounts", AccountsHandler),
+    (r"/metalhub/api/accounts/([^/]+)/disable", DisableHandler),
+    (r"/metalhub/api/accounts/([^/]+)/enable", EnableHandler),
+]
