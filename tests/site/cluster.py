@@ -144,6 +144,12 @@ class Cluster:
         found: dict[str, t.Any] = self.admin.request("GET", f"/hub/api/users/{user}").json().get("servers", {}).get(name, {})
         return found
 
+    def diagnosis(self, user: str, name: str = "") -> dict[str, t.Any]:
+        """What the command line says of why a session does not run."""
+        session = f"{user}/{name}" if name else user
+        found: dict[str, t.Any] = json.loads(self.ssh(self.control, f"metalhub session diagnose {session} --json"))
+        return {**found, "facts": {each["what"]: each["text"] for each in found["evidence"]}}
+
     def services(self, user: str) -> list[str]:
         """Names of a user's Swarm services."""
         return self.ssh(self.control, f"docker service ls --format '{{{{.Name}}}}' --filter label=metalhub.user={user}").split()

@@ -209,6 +209,8 @@ def test_node_dies(cluster: Cluster, browser: Browser, account: Callable[[str], 
             record = json.loads(cluster.ssh(cluster.control, f"grep '\"{old}\"' /var/lib/metalhub/hub/audit.jsonl | tail -1"))
             assert (record["kind"], record["facts"]["cause"]) == ("session.stopped", "lost"), record
             wait("no service", lambda: not cluster.services(USER), 15)
+            found = cluster.diagnosis(USER)
+            assert found["cause"] == "node lost" and found["facts"]["machine"] == node, found
             # The page where the session was says what happened, and brings it back by one click.
             page.goto(f"https://{cluster.domain}/user/{USER}/lab")
             expect(page.locator("#why")).to_contain_text("The machine that ran your session stopped answering. Your home is intact")

@@ -227,3 +227,5 @@ def test_a_session_that_takes_too_much_memory_ends_and_says_so(cluster: Cluster,
     cluster.nothing_left("t-limits")
     record = json.loads(cluster.ssh(cluster.control, "grep t-limits /var/lib/metalhub/hub/audit.jsonl | grep session.stopped | tail -1"))
     assert (record["kind"], record["facts"]["cause"]) == ("session.stopped", "memory"), record
+    found = cluster.diagnosis("t-limits")
+    assert found["cause"] == "out of memory" and found["facts"]["machine"] and found["step"], found

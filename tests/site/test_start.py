@@ -48,6 +48,10 @@ def test_no_room_now(cluster: Cluster, guest: Guest, refusal: Callable[..., str]
     sentence = refusal("notebook-medium")
     assert "no room" in sentence and "others hold" in sentence
     assert not cluster.services(USER)
+    found = cluster.diagnosis(USER)
+    assert (found["cause"], found["now"]) == ("no room", True) and found["facts"]["room now"].startswith("0 places on 1 machine")
+    cluster.only(*cluster.compute)
+    assert cluster.diagnosis(USER)["now"] is False
 
 
 def test_no_machine(cluster: Cluster, refusal: Callable[..., str]) -> None:
@@ -65,6 +69,8 @@ def test_image_missing(cluster: Cluster, refusal: Callable[..., str]) -> None:
         cluster.ssh(cluster.control, f"mv {MANIFEST}.kept {MANIFEST}")
     assert "image “lab” is missing" in sentence
     cluster.nothing_left(USER)
+    found = cluster.diagnosis(USER)
+    assert found["cause"] == "image" and found["facts"]["engine"] and found["facts"]["machine"] in cluster.compute
 
 
 def test_an_image_that_the_node_has_lost_is_pulled(cluster: Cluster, guest: Guest) -> None:
@@ -83,9 +89,11 @@ def test_home_offline(cluster: Cluster, refusal: Callable[..., str]) -> None:
     cluster.ssh(cluster.storage, "systemctl stop metalhub-storage")
     try:
         sentence = refusal()
+        assert cluster.diagnosis(USER)["now"] is True
     finally:
         cluster.ssh(cluster.storage, "systemctl start metalhub-storage")
     assert "home is offline" in sentence
+    assert (found := cluster.diagnosis(USER))["cause"] == "home offline" and found["now"] is False
     cluster.nothing_left(USER)
 
 
@@ -97,6 +105,8 @@ def test_quota(cluster: Cluster, guest: Guest, refusal: Callable[..., str]) -> N
         assert answer.status in (201, 202), answer
     assert "may have 2" in refusal(path=f"/hub/api/users/{USER}/servers/third")
     assert len(cluster.services(USER)) <= 2
+    found = cluster.diagnosis(USER, "third")
+    assert (found["cause"], found["now"]) == ("quota", True) and "may have 2" in found["sentence"]
     used = cluster.admin.request("GET", f"/hub/metalhub/api/usage?user={USER}").json()
     assert [limit["used"] for limit in used["limits"] if limit["resource"] == "sessions"] == [2]
 
@@ -110,6 +120,7 @@ def test_a_full_disk_on_a_node(cluster: Cluster, guest: Guest, refusal: Callable
         cluster.only(first)
         sentence = refusal()
         assert "full disk" in sentence
+        assert (found := cluster.diagnosis(USER))["cause"] == "disk full" and found["facts"]["machine"] == first
         cluster.nothing_left(USER)
         cluster.only(first, second)
         guest("t-elsewhere").start("t-elsewhere", None)

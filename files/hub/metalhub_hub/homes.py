@@ -9,6 +9,7 @@ from urllib.parse import quote
 import aiohttp
 
 from .config import Storage
+from .core import diagnosis
 from .engine import Tls
 from .policy import Refused
 
@@ -57,6 +58,19 @@ class Homes:
         except (ValueError, TypeError, KeyError):
             raise HomesError(response.status, "it answers what is no JSON of its own") from None
 
+    async def look(self, home: str) -> diagnosis.Home | None:
+        """What the storage says of a home; None where there is none yet, or homes are made by other means."""
+        if not self.settings.url:
+            return None
+        try:
+            found = await self._ask("GET", quote(home))
+            limit = found["limit_bytes"]
+            return diagnosis.Home("", int(found["used_bytes"]), None if limit is None else int(limit))
+        except HomesError as error:
+            return None if error.status == 404 else diagnosis.Home(str(error))
+        except (ValueError, KeyError, TypeError):
+            return diagnosis.Home("it answers something else than a home")
+
     async def ensure(self, home: str, limit: int) -> None:
         """Make ``home`` with ``limit`` bytes where it is not there yet. Raises Refused with the reason."""
         if not self.settings.url:
@@ -64,10 +78,10 @@ class Homes:
         try:
             await self._ask("PUT", quote(home), {"limit_bytes": limit})
         except HomesError as error:
-            sentence = OFFLINE
+            sentence, reason = OFFLINE, "home"
             if error.status == 507:
-                sentence = "The storage is full, so your home could not be made; tell an administrator."
-            raise Refused(sentence, reason="home", status=503, log=str(error)) from None
+                sentence, reason = "The storage is full, so your home could not be made; tell an administrator.", "full"
+            raise Refused(sentence, reason=reason, status=503, log=str(error)) from None
 
     async def snapshots(self, home: str) -> dict[str, Any]:
         """``snapshots`` of a home, the newest first, and how many it may ``keep``. Raises HomesError."""

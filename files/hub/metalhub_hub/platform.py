@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sqlite3
+from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
@@ -17,6 +18,7 @@ from .audit import Audit
 from .audit_check import AuditCheck
 from .cluster import Cluster
 from .config import Document
+from .core.diagnosis import Memory
 from .drains import Drains
 from .engine import Engine, EngineRefused, EngineUnknown
 from .homes import Homes
@@ -112,6 +114,8 @@ class Platform:
         self.turn = Turn()
         self.people = People(self)
         self.drains = Drains(self)
+        # Set by what asks the nodes for them: a session's memory, by its service's name.
+        self.figures: Callable[[str], Memory | None] = lambda session: None
         self.proxy: Any = None
         self._tasks: list[asyncio.Task[None]] = []
 

@@ -113,6 +113,13 @@ ENDINGS = {
 }
 
 
+# The same where the session's machine told what it held.
+OUT_OF_MEMORY = (
+    "Your session was ended by its machine: out of memory at {memory}. Your home is intact; what was in memory is lost. "
+    "{larger}, or hold less data at a time."
+)
+
+
 def start_failure(profile: Profile, cause: str, detail: str, code: int, homes_root: str) -> Refused:
     """Why a task ended while it started, told from the engine's words."""
     log = f"{cause}: {detail}" + (f" (exit code {code})" if code else "")

@@ -13,7 +13,7 @@ from jupyterhub.apihandlers import APIHandler
 from jupyterhub.handlers import BaseHandler
 from tornado import web
 
-from . import openapi, platform
+from . import diagnose, openapi, platform
 from .core import durations, lifecycle
 from .openapi import array, fields, integer, named, text, truth
 
@@ -109,6 +109,22 @@ class ExtendAPIHandler(Quiet, APIHandler):  # type: ignore[misc]
         self.finish(_extend(_server(self.find_user(user_name), server_name), seconds))
 
 
+class DiagnosisHandler(Quiet, APIHandler):  # type: ignore[misc]
+    """GET /hub/metalhub/api/users/<user>/session/diagnosis, or …/sessions/<name>/diagnosis: why it does not run, or nothing is wrong."""
+
+    @needs_scope("read:servers")
+    async def get(self, user_name: str, server_name: str = "") -> None:
+        user = self.find_user(user_name)
+        if user is None:
+            raise web.HTTPError(404, "There is no such user.")
+        if server_name and server_name not in user.orm_spawners:
+            raise web.HTTPError(404, "There is no such session.")
+        found = await diagnose.diagnose(platform.current(), user.spawners[server_name])
+        # Users get what concerns them; addresses and the engine's words are for administrators.
+        self.set_header("Cache-Control", "no-store")
+        self.finish(diagnose.plain(user_name, server_name, found, "admin-ui" in self.parsed_scopes))
+
+
 class NoticeHandler(Quiet, BaseHandler):  # type: ignore[misc]
     """/hub/metalhub/notice/<user>, or …/<user>/<name>: for a page of that session, opened by its owner.
 
@@ -151,6 +167,8 @@ HANDLERS = [
     (r"/metalhub/api/users/([^/]+)/sessions", SessionsAPIHandler),
     (r"/metalhub/api/users/([^/]+)/session/extend", ExtendAPIHandler),
     (r"/metalhub/api/users/([^/]+)/sessions/([^/]+)/extend", ExtendAPIHandler),
+    (r"/metalhub/api/users/([^/]+)/session/diagnosis", DiagnosisHandler),
+    (r"/metalhub/api/users/([^/]+)/sessions/([^/]+)/diagnosis", DiagnosisHandler),
     (r"/metalhub/notice/([^/]+)", NoticeHandler),
     (r"/metalhub/notice/([^/]+)/([^/]+)", NoticeHandler),
 ]

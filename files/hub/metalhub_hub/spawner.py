@@ -8,6 +8,7 @@ session and poll.
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -22,7 +23,8 @@ from traitlets import default
 
 from . import acting, cluster, metrics, platform, policy, service, usage
 from .config import Profile
-from .core import durations, lifecycle, names, sizes
+from .core import diagnosis, durations, lifecycle, names, sizes
+from .core.diagnosis import Memory
 from .engine import EngineRefused, EngineUnknown
 from .ledger import LedgerError
 from .policy import Refused
@@ -33,9 +35,19 @@ NO_ANSWER = "The cluster does not answer right now, so nothing was started; try 
 # Swarm says "no suitable node" a moment too early when a place is just being freed.
 ROOM_PATIENCE = 1.5
 
+# So long what a session's memory led to is told while it goes on, and after its end its node's last figures are waited for.
+KILLED_TOLD, LAST_FIGURES = 900.0, 15.0
+
+# Ends that need no explanation on the page, since who wanted them knows.
+ORDINARY = {"user": "The session was stopped by its user."}
+
 # What one machine may fail with and another not. Swarm would place the next start on the same machine again, since it is
 # the emptiest, so such a start is tried once more elsewhere.
 ELSEWHERE = ("rejected", "home", "image", "disk", "lost", "drain")
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 class _Trusted:
@@ -55,6 +67,9 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         self.node = ""
         self.profile_name = ""
         self.ended: dict[str, Any] | None = None
+        # Why the last start came to nothing, until one does not.
+        self.refused: dict[str, Any] | None = None
+        self.kills = 0  # for memory, while it ran
         # Why it is being stopped, set by who does it before the stop (empty: its user wants it), and a sentence for its page.
         self.stop_reason = ""
         self.stop_detail = ""
@@ -64,6 +79,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         self._stopping = False
         self._doomed: cluster.Verdict | None = None
         self._restored = False
+        self._killed = -math.inf
         self._events: list[dict[str, Any]] = []
         self._event = asyncio.Event()
         super().__init__(**kwargs)
@@ -131,6 +147,14 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
 
     async def apply_options(self, options: dict[str, Any]) -> None:
         """Choose the profile, or refuse."""
+        try:
+            self._choose(options)
+        except Refused as refused:
+            self._refused(refused, str(options.get("profile") or ""))
+            self._save()
+            raise
+
+    def _choose(self, options: dict[str, Any]) -> None:
         document = self.platform.document
         if self.platform.people.disabled(self.user.name):
             raise Refused(f"The account {self.user.name} is disabled.", reason="disabled", status=403)
@@ -166,13 +190,15 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         self.task_id = self.url = self.node = ""
         self.ended = self._doomed = None
         self.stop_reason = self.stop_detail = ""
-        self._starting, self._stopping = True, False
+        self._starting, self._stopping, self.kills = True, False, 0
         self._events, begun = [], time.monotonic()
         seconds = self.platform.document.session.start_timeout
         self._audit("queued", profile=profile.name)
         try:
             async with asyncio.timeout(seconds):
-                return await self._start(profile, home, begun)
+                url = await self._start(profile, home, begun)
+            self.refused = None
+            return url
         except BaseException as error:
             await self._undo()
             self.platform.quota.end(self)
@@ -180,12 +206,25 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             reason = getattr(refused, "reason", "error")
             self._audit("stopped", cause=reason, detail=getattr(refused, "log_message", ""))
             metrics.start_ended(profile.name, time.monotonic() - begun, reason)
+            self._refused(refused, profile.name)
             self.service_name = ""
+            self._save()
             if refused is error:
                 raise
             raise refused from error
         finally:
             self._starting = False
+
+    def _refused(self, error: BaseException, profile: str) -> None:
+        """Keep why a start came to nothing."""
+        self.refused = {
+            "reason": getattr(error, "reason", "error"),
+            "sentence": getattr(error, "jupyterhub_message", "Something unexpected happened while the session started."),
+            "words": str(getattr(error, "log_message", "") or f"{type(error).__name__} {error}")[:1000],
+            "profile": profile[:64],
+            "node": self.node,
+            "at": _now(),
+        }
 
     def _refusal(self, error: BaseException, profile: Profile) -> BaseException:
         if isinstance(error, EngineUnknown):
@@ -320,6 +359,8 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             state = cluster.task_state(task)
             verdict = cluster.judge(tasks, {}, self.task_id)
             if not verdict.alive:
+                if self._node_id:
+                    await self._learn_node(self._node_id)
                 root = host.document.session.homes_root
                 raise policy.start_failure(profile, verdict.cause, verdict.detail, verdict.exit_code, root)
             if state == "pending" and "no suitable node" in cluster.task_error(task):
@@ -428,7 +469,9 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         if verdict.alive:
             self.platform.quota.confirm(self)
             return None
-        cause = "memory" if verdict.cause == "failed" and verdict.exit_code == 137 else verdict.cause
+        memory = self.platform.figures(self.service_name)
+        killed = verdict.exit_code == 137 or (memory is not None and memory.kills > self.kills)
+        cause = "memory" if verdict.cause == "failed" and killed else verdict.cause
         self._end(cause, verdict.detail, verdict.exit_code)
         self.platform.quota.end(self)
         await self._remove()
@@ -443,9 +486,25 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             "code": code,
             "profile": self.profile_name,
             "why": self.stop_detail,
-            "at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "node": self.node,
+            "words": detail[:1000],
+            "at": _now(),
         }
+        self._learn_memory()
+        if cause == "memory":
+            # What a node tells of it may be some seconds old, and its last figures come with the next look.
+            asyncio.get_running_loop().call_later(LAST_FIGURES, self._learn_memory, True)
         self._audit("stopped", cause=cause, detail=detail, node=self.node)
+
+    def _learn_memory(self, late: bool = False) -> None:
+        """Take what the last session's node says of its memory into the record of its end."""
+        if self.ended is None:
+            return
+        memory = self.platform.figures(str(self.ended["session"]))
+        if memory is not None:
+            self.ended["memory"] = [memory.peak, memory.limit, memory.kills]
+        if late and memory is not None:
+            self._save()
 
     def _audit(self, state: str, **facts: Any) -> None:
         self.platform.audit.write(state, user=self.user.name, server=self.name, session=self.service_name, **facts)
@@ -505,7 +564,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
 
     def get_state(self) -> dict[str, Any]:
         state: dict[str, Any] = super().get_state()
-        for key in ("service_name", "task_id", "url", "node", "profile_name", "ended"):
+        for key in ("service_name", "task_id", "url", "node", "profile_name", "ended", "refused", "kills"):
             if value := getattr(self, key):
                 state[key] = value
         if self.service_name and self.life:
@@ -516,7 +575,8 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         super().load_state(state)
         for key in ("service_name", "task_id", "url", "node", "profile_name"):
             setattr(self, key, str(state.get(key, "")))
-        self.ended = state.get("ended")
+        self.ended, self.refused = state.get("ended"), state.get("refused")
+        self.kills = int(state.get("kills", 0))
         self.life = lifecycle.read(state.get("life"))
         self._restored = bool(self.service_name)
 
@@ -527,6 +587,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         self.service_name = self.task_id = self.url = self.node = self.profile_name = ""
         self._restored = False
         self._doomed = self.life = None
+        self.kills = 0
 
     def _save(self) -> None:
         self.orm_spawner.state = self.get_state()
@@ -602,6 +663,9 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             return ""
         profile = self.platform.document.profiles.get(str(self.ended.get("profile", "")))
         sentence = policy.ENDINGS.get(str(self.ended.get("cause", "")), "")
+        memory = self.last_memory()
+        if self.ended.get("cause") == "memory" and memory is not None:
+            sentence = policy.OUT_OF_MEMORY
         told = sentence.format(
             code=policy.exit_code(int(self.ended.get("code", 0))),
             larger=policy.larger(self.platform.document, self.groups, profile, self.granted),
@@ -609,8 +673,31 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             idle=durations.format_duration(profile.idle_stop) if profile else "a while",
             longest=durations.format_duration(profile.max_session) if profile else "",
             why=self.ended.get("why", ""),
+            memory=memory.words if memory else "",
         )
         return " ".join(told.split())
+
+    def last_memory(self) -> Memory | None:
+        """What the last session held at most, where its node told."""
+        kept = (self.ended or {}).get("memory")
+        return Memory(*kept) if kept else None
+
+    def event(self) -> diagnosis.Event | None:
+        """How the last session ended or the last start was refused, whichever is newer; None where neither is known."""
+        found = [
+            diagnosis.Event(
+                ended=which is self.ended,
+                reason=str(which.get("cause", which.get("reason", ""))),
+                sentence=str(which.get("sentence", "")) or self.ending() or ORDINARY.get(str(which.get("cause", "")), "The session ended."),
+                at=datetime.fromisoformat(str(which["at"])).timestamp(),
+                node=str(which.get("node", "")),
+                words=str(which.get("words", "")),
+                memory=self.last_memory() if which is self.ended else None,
+            )
+            for which in (self.ended, self.refused)
+            if which is not None
+        ]
+        return max(found, key=lambda event: event.at, default=None)
 
     def way_out(self) -> str:
         """Why this session gets nowhere, in a sentence; empty where it does, or nobody can tell."""
@@ -621,7 +708,25 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
 
     def troubles(self) -> list[dict[str, str]]:
         """What its user has to know of the running session: sentences, each with a key that stays while it is about the same."""
-        return [notice for notice in (self.platform.drains.notice(self.node),) if notice] if self.service_name and self.node else []
+        if not self.service_name or not self.node:
+            return []
+        return [notice for notice in (self._memory_notice(), self.platform.drains.notice(self.node)) if notice]
+
+    def _memory_notice(self) -> dict[str, str] | None:
+        """What is said when the kernel ended something in the running session for memory, such as a notebook's kernel."""
+        memory = self.platform.figures(self.service_name)
+        if memory is None:
+            return None
+        if memory.kills > self.kills:
+            self.kills, self._killed = memory.kills, time.monotonic()
+        if not self.kills or time.monotonic() - self._killed > KILLED_TOLD:
+            return None
+        larger = policy.larger(self.platform.document, self.groups, self.profile, self.granted)
+        text = (
+            f"Something in this session was ended because its memory was full ({memory.words}), most likely a notebook's kernel: "
+            f"restart it. {larger}, or hold less data at a time."
+        )
+        return {"key": f"memory {self.kills}", "text": text}
 
     def usage(self) -> dict[str, Any]:
         """What its user is told of quotas: sentences of what runs out, and the limits with what is used of them."""

@@ -54,11 +54,17 @@ COLUMNS: list[Column] = [
 ]
 
 
+def named(text: str) -> tuple[str, str]:
+    """A session's user and name. Raises Usage."""
+    user, slash, name = text.partition("/")
+    if not user or (slash and not name) or "/" in name:
+        raise Usage(f"session: {text!r} is no session: write USER or USER/NAME")
+    return user, name
+
+
 def find(ask: Ask) -> dict[str, Any]:
     """The session that the argument names, with its row. Raises Stop where there is none."""
-    user, slash, name = ask.options.session.partition("/")
-    if not user or (slash and not name) or "/" in name:
-        raise Usage(f"session: {ask.options.session!r} is no session: write USER or USER/NAME")
+    user, name = named(ask.options.session)
     try:
         model = ask.hub.ask("GET", f"/api/users/{part(user)}")
     except HubRefused as refused:
@@ -117,6 +123,25 @@ def extend(ask: Ask) -> None:
         print(answer["message"])
 
 
+DIAGNOSIS: list[Column] = [
+    ("SESSION", lambda row: row["user"] + (f"/{row['name']}" if row["name"] else "")),
+    ("CAUSE", lambda row: row["cause"] + ("" if row["now"] else ", over by now")),
+    ("WHAT", lambda row: row["sentence"]),
+    ("WHEN", lambda row: f"{row['at']}, {ago(row['at'])} ago" if row["at"] else "now"),
+]
+
+
+def diagnose(ask: Ask) -> None:
+    user, name = named(ask.options.session)
+    below = f"sessions/{part(name)}" if name else "session"
+    found = ask.hub.ask("GET", f"/metalhub/api/users/{part(user)}/{below}/diagnosis")
+    evidence: list[Column] = [(each["what"].upper(), lambda row, text=each["text"]: text) for each in found["evidence"]]
+    steps: list[Column] = [("THE USER", lambda row: row["step"])]
+    if found["administrators"]:
+        steps.append(("YOU", lambda row: row["administrators"]))
+    ask.one(found, [*DIAGNOSIS, *evidence, *steps])
+
+
 NOUN = Noun(
     "session",
     "sessions that run now",
@@ -129,6 +154,7 @@ NOUN = Noun(
             extend,
             (SESSION, Argument("--by", "by how much, such as 30m, if not by an hour", {"metavar": "TIME"})),
         ),
+        Verb("diagnose", "say why one does not run, or what is wrong with it, with evidence and the next step", diagnose, (SESSION,)),
         Verb("stop", "stop one, and wait until it has ended; homes stay", stop, (SESSION,)),
     ),
 )
