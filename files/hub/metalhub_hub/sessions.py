@@ -309,6 +309,7 @@ class Sessions:
         state, running = self._life(spawner)
         profile = spawner.profile
         limits = self.limits(profile)
+        troubles = spawner.troubles()
         shown: dict[str, Any] = {
             "name": spawner.name,
             "state": state,
@@ -318,7 +319,7 @@ class Sessions:
             "node": spawner.node,
             "ended": spawner.ending(),
             "way_out": spawner.way_out(),
-            "troubles": [notice["text"] for notice in spawner.troubles()],
+            "troubles": [notice["text"] for notice in troubles],
         }
         if running is None:
             return shown
@@ -336,7 +337,7 @@ class Sessions:
             "extend": {"seconds": step, "words": durations.format_duration(step)} if step else None,
             "does": does(running),
             "because": BECAUSE.get((running.next, running.why), ""),
-            "notices": [*self.host.quota.warnings(spawner.user.name, spawner.name), *spawner.troubles()],
+            "notices": [*self.host.quota.warnings(spawner.user.name, spawner.name), *troubles],
         }
 
 

@@ -71,6 +71,9 @@ class Spawner:
     async def stop(self, name: str) -> None:
         self.stopped, self.service_name = True, ""
 
+    def troubles(self) -> list[dict[str, str]]:
+        return [{"key": "drain 1", "text": "The machine is taken out of service."}]
+
     def _audit(self, state: str, **facts: Any) -> None:
         self.said.append({"state": state, **facts})
 
