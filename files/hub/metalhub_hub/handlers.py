@@ -171,7 +171,7 @@ class DrainHandler(people_pages.Admin):
 
     @needs_scope("admin-ui")
     async def post(self, name: str, what: str) -> None:
-        host, by = platform.current(), self.current_user.name
+        host, by = platform.current(), self.who
         body = self.body("reason", "grace") if what == "drain" else self.body()
         try:
             grace = durations.parse_duration(body["grace"]) if "grace" in body else host.document.session.stop_notice

@@ -11,7 +11,7 @@ from jupyterhub.scopes import needs_scope
 from nativeauthenticator.orm import UserInfo
 from tornado import web
 
-from . import platform
+from . import acting, platform
 from .core import accounts
 from .ledger import LedgerError
 from .people import OVER, Impossible, invited
@@ -36,6 +36,12 @@ class Admin(APIHandler):  # type: ignore[misc]
         if not isinstance(value, str) or len(value) > 500:
             raise web.HTTPError(400, f"{key} is {value!r}; legal is text of at most 500 characters".replace("%", "%%"))
         return value.strip()
+
+    @property
+    def who(self) -> str:
+        """Who asks: of the command line the person in front of it."""
+        now = acting.request.get()
+        return (now.operator if now else "") or str(self.current_user.name)
 
     def answer(self, data: Any, status: int = 200) -> None:
         self.set_header("Cache-Control", "no-store")
@@ -65,7 +71,7 @@ class InvitesHandler(Admin):
     async def post(self) -> None:
         people = platform.current().people
         groups = {group.name for group in self.db.query(orm.Group)}
-        made, link = people.invite(groups, self.authenticator, self.get_json_body() or {}, self.current_user.name)
+        made, link = people.invite(groups, self.authenticator, self.get_json_body() or {}, self.who)
         why = await people.send(made, link) if made.what.email else ""
         mailed = bool(made.what.email) and not why
         # A link that was mailed is the business of whoever gets the mail.
@@ -77,7 +83,7 @@ class InviteHandler(Admin):
 
     @needs_scope("admin-ui")
     async def delete(self, number: str) -> None:
-        platform.current().people.withdraw(int(number), self.current_user.name)
+        platform.current().people.withdraw(int(number), self.who)
         self.set_status(204)
 
 
@@ -128,7 +134,7 @@ class DisableHandler(Admin):
         host = platform.current()
         reason = self.text(self.body("reason"), "reason")
         name = self.authenticator.normalize_username(name)
-        stopping = host.people.disable(self.app, name, reason, self.current_user.name)
+        stopping = host.people.disable(self.app, name, reason, self.who)
         for spawner in stopping:
             host.sessions.end(spawner)
         self.answer({"name": name, "disabled": True, "reason": reason, "stopping": len(stopping)})
@@ -141,7 +147,7 @@ class EnableHandler(Admin):
     async def post(self, name: str) -> None:
         self.body()
         name = self.authenticator.normalize_username(name)
-        platform.current().people.enable(name, self.current_user.name)
+        platform.current().people.enable(name, self.who)
         self.answer({"name": name, "disabled": False})
 
 

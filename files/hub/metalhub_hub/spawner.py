@@ -156,7 +156,11 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
 
     def _choose(self, options: dict[str, Any]) -> None:
         document = self.platform.document
-        if self.platform.people.disabled(self.user.name):
+        try:
+            disabled = self.platform.people.disabled(self.user.name)
+        except LedgerError as error:
+            raise Refused(NO_LEDGER, reason="ledger", status=503, log=f"ledger: {error}") from None
+        if disabled:
             raise Refused(f"The account {self.user.name} is disabled.", reason="disabled", status=403)
         profile = policy.choose(document, self.groups, options, self.granted)
         self.platform.quota.admit(self, profile)

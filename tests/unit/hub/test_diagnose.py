@@ -154,7 +154,7 @@ def test_a_home_that_is_full_or_offline_while_its_session_runs(house: House) -> 
 
 def test_a_kernel_that_is_ended_for_memory_is_told_in_the_session(house: House) -> None:
     house.up("ann")
-    house.figures({"ann": [int(1.9 * GIB), 2 * GIB, 1]})
+    house.figures({"ann": [int(1.95 * GIB), 2 * GIB, 1]})
     try:
         found = house.diagnosis("ann", cause="out of memory")
         assert facts(found)["memory"] == "1.9 of 2 GiB" and facts(found)["killed for memory"] == "1"

@@ -230,7 +230,7 @@ def test_drain_and_undrain_on_the_command_line(site: Site) -> None:
 
     (told,) = view()["troubles"]
     assert "compute2, is taken out of service" in told and "(a fan)" in told and told in [each["text"] for each in view()["notices"]]
-    assert "pause by metalhub-cli, drained at" in site.cli("node", "list").stdout
+    assert "pause by olga, drained at" in site.cli("node", "list").stdout
     assert site.json("node", "drain", "compute2", "--grace", "1s", "--reason", "a fan", "--wait")["availability"] == "drain"
     (facts,) = eventually(lambda: site.found("session.stopped", user="fay"))
     assert (facts["cause"], facts["actor"]) == ("drain", "hub")

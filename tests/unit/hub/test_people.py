@@ -20,7 +20,7 @@ import yaml
 from aiohttp import web
 from conftest import Served, document
 from jupyterhub import orm
-from metalhub_hub import config, people, platform, records
+from metalhub_hub import auth, config, people, platform, records
 from metalhub_hub.core import quotas
 from metalhub_hub.core.accounts import Invitation
 from metalhub_hub.ledger import LedgerError
@@ -405,6 +405,25 @@ def test_the_last_administrator_who_can_log_in_stays(host: platform.Platform) ->
     assert not host.people.disabled("zoe")
     host.people.enable("yan", "zoe")
     host.people.disable(app, "zoe", "", "yan")
+
+
+async def test_with_a_provider_nobody_is_invited_or_added_and_the_hub_keeps_out(tmp_path: Path) -> None:
+    urls = {f"{name}_url": f"https://id.example.org/{name}" for name in ("authorize", "token", "userdata")}
+    provider = {"kind": "oidc", "admins": ["admin"], "oidc": {**urls, "client_id": "metalhub", "client_secret_file": "/secret"}}
+    host = platform.use(platform.Platform(config.parse(document(tmp_path, auth=provider))))
+    try:
+        with pytest.raises(people.Impossible, match="Accounts are the identity provider's here"):
+            host.people.invite(set(), None, {}, "admin")
+        with pytest.raises(people.Impossible, match="Accounts are the identity provider's here"):
+            await host.people.add(None, ())
+        assert host.people.find("anything") is None
+        door = auth.MetalhubOAuthenticator()
+        assert await door.check_blocked_users("zoe") is True
+        host.people.records.block(records.Block("zoe", "", "admin", 1))
+        host.people._read(host.people.records)
+        assert await door.check_blocked_users("zoe") is False and await door.check_blocked_users("yan") is True
+    finally:
+        host.quota.close()
 
 
 def test_tables_of_a_newer_release_are_left_alone(host: platform.Platform) -> None:
