@@ -84,7 +84,6 @@ class MetalhubOAuthenticator(_Known, GenericOAuthenticator):  # type: ignore[mis
     """An OpenID Connect provider's accounts."""
 
     logout_handler = _OAuthLogout
-    custom_403_message = "You may not log in here; ask an administrator."
 
 
 class MetalhubNativeAuthenticator(_Known, NativeAuthenticator):  # type: ignore[misc]
@@ -183,6 +182,7 @@ def configure(c: Any, document: Document) -> None:
     generic.scope = list(oidc.scope)
     generic.username_claim = oidc.username_claim
     generic.allow_all = not oidc.allowed_groups
+    generic.custom_403_message = "You may not log in here; ask an administrator."
     if oidc.groups_claim:
         generic.manage_groups = True
         generic.auth_state_groups_key = f"oauth_user.{oidc.groups_claim}"

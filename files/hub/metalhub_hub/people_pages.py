@@ -25,7 +25,8 @@ class Admin(APIHandler):  # type: ignore[misc]
 
     def body(self, *known: str) -> dict[str, Any]:
         """The request's object. Raises 400 for what is none, or has other keys than these."""
-        found = self.get_json_body() or {}
+        found = self.get_json_body()
+        found = {} if found is None else found
         if not isinstance(found, dict) or set(found) - set(known):
             legal = f"an object with {', '.join(known)}" if known else "nothing"
             raise web.HTTPError(400, f"the body is {found!r}; legal is {legal}".replace("%", "%%"))
@@ -71,7 +72,8 @@ class InvitesHandler(Admin):
     async def post(self) -> None:
         people = platform.current().people
         groups = {group.name for group in self.db.query(orm.Group)}
-        made, link = people.invite(groups, self.authenticator, self.get_json_body() or {}, self.who)
+        asked = self.get_json_body()
+        made, link = people.invite(groups, self.authenticator, {} if asked is None else asked, self.who)
         why = await people.send(made, link) if made.what.email else ""
         mailed = bool(made.what.email) and not why
         # A link that was mailed is the business of whoever gets the mail.
