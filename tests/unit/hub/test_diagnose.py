@@ -81,12 +81,12 @@ class House(Site):
         self.seen.add(found["cause"])
         return found
 
-    def refused(self, user: str, **options: str) -> str:
+    def refused(self, user: str, **options: str) -> None:
+        """Ask for a session that does not start; the reason may come later than the answer."""
         self.hub.api("POST", f"/users/{user}")
         answer = self.hub.api("POST", f"/users/{user}/server", json=options)
         assert answer.status_code >= 400 or answer.status_code == 202, answer.text
         eventually(lambda: not self.hub.server(user))
-        return str(answer.json()["message"]) if answer.status_code >= 400 else ""
 
     def up(self, user: str) -> None:
         if not (self.hub.server(user) or {}).get("ready"):
@@ -190,7 +190,7 @@ def test_a_cluster_that_says_nothing(house: House) -> None:
 def test_quota(house: House) -> None:
     for name in ("one", "two"):
         running(house, "carol", name)
-    assert "may have 2" in house.refused("carol")
+    house.refused("carol")
     found = house.diagnosis("carol", cause="quota")
     assert found["now"] and "may have 2" in found["sentence"] and found["at"]
     # What was refused is known to the next hub, and that there is quota again.
@@ -204,9 +204,9 @@ def test_quota(house: House) -> None:
 
 
 def test_no_room(house: House) -> None:
-    assert "no room" in house.refused("dan", profile="slice")
+    house.refused("dan", profile="slice")
     found = house.diagnosis("dan", cause="no room")
-    assert found["now"] and facts(found)["room now"] == "0 places on 0 machines, 0 of them large enough"
+    assert "There is no room" in found["sentence"] and found["now"] and facts(found)["room now"] == "0 places on 0 machines, 0 of them large enough"
 
 
 def test_an_image_that_cannot_be_pulled(house: House) -> None:
@@ -223,10 +223,10 @@ def test_an_image_that_cannot_be_pulled(house: House) -> None:
 def test_a_home_that_is_offline_or_cannot_be_made(house: House) -> None:
     house.storage = 500
     try:
-        assert "home is offline" in house.refused("fred")
+        house.refused("fred")
         assert house.diagnosis("fred", cause="home offline")["now"]
         house.storage = 507
-        assert "storage is full" in house.refused("fred")
+        house.refused("fred")
         assert "No space left" in facts(house.diagnosis("fred", cause="home full"))["engine"]
     finally:
         house.storage = 200
@@ -303,8 +303,8 @@ def test_a_session_that_crashes(house: House) -> None:
 
 
 def test_a_profile_that_is_not_ones_own_and_an_account_that_is_disabled(house: House) -> None:
-    assert "no profile 'pii' for you" in house.refused("nora", profile="pii")
-    house.diagnosis("nora", cause="profile")
+    house.refused("nora", profile="pii")
+    assert "no profile 'pii' for you" in house.diagnosis("nora", cause="profile")["sentence"]
     assert house.cli("user", "disable", "nora").returncode == 0
     house.diagnosis("nora", cause="disabled")
     assert house.cli("user", "enable", "nora").returncode == 0
