@@ -28,7 +28,7 @@ from .core import durations
 from .core.egress_report import plain
 from .engine import EngineRefused, EngineUnknown
 from .ledger import LedgerError
-from .openapi import array, fields, integer, mapping, named, number, text, truth
+from .openapi import anything, array, fields, integer, mapping, named, number, text, truth
 
 STATIC = Path(__file__).parent / "static"
 
@@ -44,6 +44,7 @@ NODE = named(
             "pool": text("empty where it runs no sessions"),
             "state": text("Swarm's word for it: ready, down, unknown"),
             "availability": text("active, pause or drain"),
+            "drain": anything("what an administrator decided of it: reason, by, until, done; or null"),
             "manager": truth("whether it is a manager of the swarm"),
             "network": truth("whether the networks of sessions are up"),
             "sessions": integer("how many it has"),
@@ -169,7 +170,14 @@ class NodesAPIHandler(APIHandler):  # type: ignore[misc]
 class DrainHandler(people_pages.Admin):
     """POST /hub/metalhub/api/nodes/<name>/drain, with ``{"reason": …, "grace": "30m"}`` or nothing, and …/undrain."""
 
-    @needs_scope("admin-ui")
+    @openapi.operation(
+        "Take a node out of service, or let it take sessions again",
+        "admin-ui",
+        body=fields(reason=text("why, for its users and the audit log"), grace=text("how long until its sessions end, such as 30m")),
+        body_needed=False,
+        answer=NODE,
+        faults={400: "The body is not legal.", 409: "It cannot be done; the message says why.", 503: "The cluster does not answer."},
+    )
     async def post(self, name: str, what: str) -> None:
         host, by = platform.current(), self.who
         body = self.body("reason", "grace") if what == "drain" else self.body()

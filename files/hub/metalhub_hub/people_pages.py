@@ -7,17 +7,41 @@ from typing import Any
 from jupyterhub import orm
 from jupyterhub.apihandlers import APIHandler
 from jupyterhub.handlers import BaseHandler
-from jupyterhub.scopes import needs_scope
 from nativeauthenticator.orm import UserInfo
 from tornado import web
 
-from . import acting, platform
+from . import acting, openapi, platform
 from .core import accounts
 from .ledger import LedgerError
+from .openapi import array, fields, integer, text, truth
 from .people import OVER, Impossible, invited
 from .quota import instant
 
 AWAY = "The hub's database does not answer right now, so nothing was changed; try again in a minute."
+
+AWAY_FAULT = {503: "The database does not answer, and nothing was changed."}
+FAULTS = {400: "The body is not legal.", 409: "It cannot be done; the message says why.", **AWAY_FAULT}
+_WHAT = {
+    "email": text("where it is mailed"),
+    "name": text("the account's name; empty where the person picks one"),
+    "groups": array(text(), "groups that they are put into"),
+    "quota": text("a quota of their own"),
+    "profiles": array(text(), "profiles that they may start beyond those of their groups"),
+}
+ASKED = fields(**_WHAT, expires=text("for how long it can be used, such as 7d"))
+_INVITE = {"id": integer(), **_WHAT, "until": text("until when"), "by": text("who made it"), "at": text("when")}
+INVITE = fields(_INVITE)
+MADE_INVITE = fields({**_INVITE, "mailed": truth(), "why": text("why it was not mailed")}, link=text("where it was not mailed"))
+ACCOUNT = fields(
+    {
+        "name": text(),
+        "state": text(enum=["active", "waiting", "disabled", "no account"]),
+        "reason": text("why it is disabled"),
+        "by": text("by whom"),
+        "at": text("since when", null=True),
+        "profiles": array(text(), "what it was given beyond its groups"),
+    }
+)
 
 
 class Admin(APIHandler):  # type: ignore[misc]
@@ -63,12 +87,20 @@ class Admin(APIHandler):  # type: ignore[misc]
 class InvitesHandler(Admin):
     """GET, POST /hub/metalhub/api/invites: those that can still be used, and one more, with its link."""
 
-    @needs_scope("admin-ui")
+    @openapi.operation("The invitations that can still be used", "admin-ui", answer=fields({"invites": array(INVITE)}), faults=AWAY_FAULT)
     async def get(self) -> None:
         people = platform.current().people
         self.answer({"invites": [invited(each) for each in people.records.invites(people.now())]})
 
-    @needs_scope("admin-ui")
+    @openapi.operation(
+        "Make an invitation, and mail it where an address is given",
+        "admin-ui",
+        body=ASKED,
+        body_needed=False,
+        answer=MADE_INVITE,
+        status=201,
+        faults=FAULTS,
+    )
     async def post(self) -> None:
         people = platform.current().people
         groups = {group.name for group in self.db.query(orm.Group)}
@@ -83,7 +115,7 @@ class InvitesHandler(Admin):
 class InviteHandler(Admin):
     """DELETE /hub/metalhub/api/invites/<id>: it cannot be used any more."""
 
-    @needs_scope("admin-ui")
+    @openapi.operation("Take an invitation back", "admin-ui", status=204, faults=AWAY_FAULT)
     async def delete(self, number: str) -> None:
         platform.current().people.withdraw(int(number), self.who)
         self.set_status(204)
@@ -92,7 +124,7 @@ class InviteHandler(Admin):
 class AccountsHandler(Admin):
     """GET, POST /hub/metalhub/api/accounts: who may come in and what they were given, and more of them with passwords of words."""
 
-    @needs_scope("admin-ui")
+    @openapi.operation("Who may come in", "admin-ui", answer=fields({"accounts": array(ACCOUNT)}), faults=AWAY_FAULT)
     async def get(self) -> None:
         people = platform.current().people
         approved = {}
@@ -116,7 +148,14 @@ class AccountsHandler(Admin):
             )
         self.answer({"accounts": found})
 
-    @needs_scope("admin-ui")
+    @openapi.operation(
+        "Make accounts with passwords of words, all of them or none",
+        "admin-ui",
+        body=fields({"users": array(fields({"name": text()}, groups=array(text())))}),
+        answer=fields({"made": array(fields({"name": text(), "password": text(), "groups": array(text())})), "kept": array(text())}),
+        status=201,
+        faults={200: "All of them have an account already.", **FAULTS},
+    )
     async def post(self) -> None:
         body = self.body("users")
         try:
@@ -131,7 +170,14 @@ class DisableHandler(Admin):
     """POST /hub/metalhub/api/accounts/<name>/disable, with ``{"reason": …}`` or nothing."""
 
     # Not `user_name`: the scope is for all users or none.
-    @needs_scope("admin-ui")
+    @openapi.operation(
+        "Keep a user out, and end their sessions, tokens and cookies",
+        "admin-ui",
+        body=fields(reason=text("why, for the audit log")),
+        body_needed=False,
+        answer=fields({"name": text(), "disabled": truth(), "reason": text(), "stopping": integer("sessions that end")}),
+        faults=FAULTS,
+    )
     async def post(self, name: str) -> None:
         host = platform.current()
         reason = self.text(self.body("reason"), "reason")
@@ -145,7 +191,7 @@ class DisableHandler(Admin):
 class EnableHandler(Admin):
     """POST /hub/metalhub/api/accounts/<name>/enable."""
 
-    @needs_scope("admin-ui")
+    @openapi.operation("Let a user in again", "admin-ui", answer=fields({"name": text(), "disabled": truth()}), faults=FAULTS)
     async def post(self, name: str) -> None:
         self.body()
         name = self.authenticator.normalize_username(name)

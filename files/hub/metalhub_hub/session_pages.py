@@ -15,6 +15,7 @@ from tornado import web
 
 from . import diagnose, openapi, platform
 from .core import durations, lifecycle
+from .core.diagnosis import STEPS
 from .openapi import array, fields, integer, named, text, truth
 
 TICKET = "metalhub-extend"
@@ -29,6 +30,7 @@ _ALWAYS = {
     "node": text("the machine that runs it"),
     "ended": text("how the last one ended, in words"),
     "way_out": text("why its way out is closed, in words; empty where it is not"),
+    "troubles": array(text(), "what its user has to know of it, such as that its machine is taken out of service"),
 }
 _RUNNING = {
     "next": text("what happens next: stop, hibernate, or nothing"),
@@ -46,6 +48,25 @@ _RUNNING = {
 }
 SESSION = named("Session", fields(_ALWAYS, "While it runs, all keys are there.", **_RUNNING))
 EXTENDED = named("Extended", fields({"extended": integer("seconds that it got"), "message": text("a sentence"), **_ALWAYS}, **_RUNNING))
+
+
+DIAGNOSIS = named(
+    "Diagnosis",
+    fields(
+        {
+            "user": text(),
+            "name": text("empty for the default session"),
+            "cause": text("the one cause", enum=sorted(STEPS)),
+            "sentence": text("what happened, for people"),
+            "evidence": array(fields({"what": text(), "text": text()}), "numbers, the machine; for administrators also the engine's words"),
+            "step": text("what its user can do"),
+            "administrators": text("what an administrator can do; empty for others"),
+            "node": text("the machine"),
+            "at": text("when it happened, empty where it is so now", null=True),
+            "now": truth("whether it still is so, as far as anybody can tell"),
+        }
+    ),
+)
 
 
 class Quiet:
@@ -112,7 +133,7 @@ class ExtendAPIHandler(Quiet, APIHandler):  # type: ignore[misc]
 class DiagnosisHandler(Quiet, APIHandler):  # type: ignore[misc]
     """GET /hub/metalhub/api/users/<user>/session/diagnosis, or …/sessions/<name>/diagnosis: why it does not run, or nothing is wrong."""
 
-    @needs_scope("read:servers")
+    @openapi.operation("Why a session does not run, or that nothing is wrong with it", "read:servers", answer=DIAGNOSIS)
     async def get(self, user_name: str, server_name: str = "") -> None:
         user = self.find_user(user_name)
         if user is None:

@@ -22,6 +22,8 @@ WHO = ("nobody", "ann", "bob", "admin", "cli", "session", "narrow")
 CASES = {
     # a page of everybody
     "GET /metalhub/room":                                  (302, 200, 200, 200, 302, 302, 302),
+    "GET /metalhub/invite":                               (410, 410, 410, 410, 410, 410, 410),
+    "POST /metalhub/invite":                              (403, 409, 409, 409, 403, 403, 403),
     "GET /metalhub/static/metalhub.css":                   (200, 200, 200, 200, 200, 200, 200),
     # pages of a session, for its owner's browser; the others get a sentence instead of a page. A POST needs a ticket of that page.
     "GET /metalhub/notice/ann":                            (403, 200, 403, 403, 403, 403, 403),
@@ -39,6 +41,8 @@ CASES = {
     "GET /metalhub/api/openapi.json":                      (403, 200, 200, 200, 200, 200, 200),
     "GET /metalhub/api/usage?user=ann":                    (403, 200, 404, 200, 200, 403, 200),
     "GET /metalhub/api/users/ann/sessions":                (403, 200, 404, 200, 200, 403, 403),
+    "GET /metalhub/api/users/ann/session/diagnosis":      (403, 200, 404, 200, 200, 403, 403),
+    "GET /metalhub/api/users/ann/sessions/other/diagnosis":(403, 404, 404, 404, 404, 403, 403),
     "POST /metalhub/api/users/ann/session/extend":         (403, 200, 404, 200, 200, 403, 403),
     "POST /metalhub/api/users/ann/sessions/other/extend":  (403, 404, 404, 404, 404, 403, 403),
     "GET /metalhub/api/users/ann/snapshots":               (403, 200, 404, 200, 200, 403, 403),
@@ -47,6 +51,14 @@ CASES = {
     # the API for administrators
     "GET /metalhub/api/egress":                            (403, 403, 403, 200, 200, 403, 403),
     "GET /metalhub/api/nodes":                             (403, 403, 403, 200, 200, 403, 403),
+    "POST /metalhub/api/nodes/none/drain":                (403, 403, 403, 404, 404, 403, 403),
+    "GET /metalhub/api/invites":                          (403, 403, 403, 200, 200, 403, 403),
+    "POST /metalhub/api/invites":                         (403, 403, 403, 201, 201, 403, 403),
+    "DELETE /metalhub/api/invites/99999":                 (403, 403, 403, 404, 404, 403, 403),
+    "GET /metalhub/api/accounts":                         (403, 403, 403, 200, 200, 403, 403),
+    "POST /metalhub/api/accounts":                        (403, 403, 403, 400, 400, 403, 403),
+    "POST /metalhub/api/accounts/nobody/disable":         (403, 403, 403, 404, 404, 403, 403),
+    "POST /metalhub/api/accounts/nobody/enable":          (403, 403, 403, 404, 404, 403, 403),
     "GET /metalhub/api/sessions":                          (403, 403, 403, 200, 200, 403, 403),
     "GET /metalhub/api/audit":                             (403, 403, 403, 200, 200, 403, 403),
     "POST /metalhub/api/audit/verify":                     (403, 403, 403, 200, 200, 403, 403),
