@@ -23,7 +23,7 @@ CASES = {
     # a page of everybody
     "GET /metalhub/room":                                  (302, 200, 200, 200, 302, 302, 302),
     "GET /metalhub/invite":                               (410, 410, 410, 410, 410, 410, 410),
-    "POST /metalhub/invite":                              (403, 409, 409, 409, 403, 403, 403),
+    "POST /metalhub/invite":                              (403, 410, 410, 410, 403, 403, 403),
     "GET /metalhub/static/metalhub.css":                   (200, 200, 200, 200, 200, 200, 200),
     # pages of a session, for its owner's browser; the others get a sentence instead of a page. A POST needs a ticket of that page.
     "GET /metalhub/notice/ann":                            (403, 200, 403, 403, 403, 403, 403),

@@ -15,8 +15,9 @@ import yaml
 from aiohttp import web
 from conftest import FakeNode, Served
 from metalhub_hub.core.diagnosis import STEPS
-from test_audit_hub import CLI_TOKEN, Site, running
+from test_audit_hub import Site
 from test_hub import PASSWORD, TOKEN, eventually, log_in
+from world import CLI_TOKEN
 
 GIB = 2**30
 HOUSE = Path("figures.json")
@@ -90,7 +91,7 @@ class House(Site):
 
     def up(self, user: str) -> None:
         if not (self.hub.server(user) or {}).get("ready"):
-            running(self, user)
+            self.running(user)
 
     def task(self, user: str) -> dict[str, Any]:
         return next(t for t in self.engine.tasks if t["Spec"]["ContainerSpec"]["Labels"]["metalhub.session"].startswith(f"mh-{user}-"))
@@ -189,7 +190,7 @@ def test_a_cluster_that_says_nothing(house: House) -> None:
 
 def test_quota(house: House) -> None:
     for name in ("one", "two"):
-        running(house, "carol", name)
+        house.running("carol", name)
     house.refused("carol")
     found = house.diagnosis("carol", cause="quota")
     assert found["now"] and "may have 2" in found["sentence"] and found["at"]
@@ -253,7 +254,7 @@ def test_a_machine_with_a_full_disk(house: House) -> None:
 
 
 def test_out_of_memory_with_numbers(house: House) -> None:
-    running(house, "ina")
+    house.running("ina")
     house.figures({"ina": [int(1.96 * GIB), 2 * GIB, 1]})
     house.task("ina")["Status"].update(State="failed", Err="task: non-zero exit (137)", ContainerStatus={"ExitCode": 137})
     found = eventually(lambda: (found := house.diagnosis("ina", cause="out of memory"))["at"] and found)
@@ -267,7 +268,7 @@ def test_out_of_memory_with_numbers(house: House) -> None:
 
 
 def test_a_node_that_is_lost(house: House) -> None:
-    running(house, "jon")
+    house.running("jon")
     node = next(n for n in house.engine.nodes if n["ID"] == house.task("jon")["NodeID"])
     node["Status"]["State"] = "down"
     try:
@@ -278,7 +279,7 @@ def test_a_node_that_is_lost(house: House) -> None:
 
 
 def test_a_node_that_is_drained(house: House) -> None:
-    running(house, "kim")
+    house.running("kim")
     node = next(n for n in house.engine.nodes if n["ID"] == house.task("kim")["NodeID"])["Description"]["Hostname"]
     assert house.json("node", "drain", node, "--grace", "1s", "--wait")["availability"] == "drain"
     house.diagnosis("kim", cause="drain")
@@ -291,13 +292,13 @@ def test_ordinary_ends(house: House) -> None:
         assert house.hub.api("POST", f"/users/lee/servers/{name}", json={"profile": name}).status_code in (201, 202)
     assert "nothing ran in it for 4 seconds" in house.diagnosis("lee", "brief", "idle")["sentence"]
     assert "longest time, 4 seconds" in house.diagnosis("lee", "old", "max age")["sentence"]
-    running(house, "lee")
+    house.running("lee")
     house.json("session", "stop", "lee")
     house.diagnosis("lee", cause="stopped")
 
 
 def test_a_session_that_crashes(house: House) -> None:
-    running(house, "mia")
+    house.running("mia")
     house.task("mia")["Status"].update(State="failed", Err="task: non-zero exit (139)", ContainerStatus={"ExitCode": 139})
     assert "segmentation fault" in house.diagnosis("mia", cause="crashed")["sentence"]
 

@@ -15,9 +15,10 @@ from metalhub_hub import config, drains, platform, quota
 from metalhub_hub.core.swarm_plan import HELD, Host, Node, availability, plan
 from metalhub_hub.engine import EngineUnknown
 from metalhub_hub.people import Impossible
-from test_audit_hub import CLI_TOKEN, Site, running
+from test_audit_hub import Site
 from test_hub import eventually
 from test_spawner import Routes, make
+from world import CLI_TOKEN
 
 
 class Time:
@@ -219,7 +220,7 @@ def ask(site: Site, path: str, token: str = CLI_TOKEN, **body: Any) -> requests.
 
 def test_drain_and_undrain_on_the_command_line(site: Site) -> None:
     site.engine.nodes.reverse()  # compute2 first
-    running(site, "fay")
+    site.running("fay")
     done = site.cli("node", "drain", "compute2", "--grace", "6s", "--reason", "a fan")
     assert done.returncode == 0 and "compute2 takes no new sessions; its 1 sessions are told, and end at 20" in done.stdout, done
     headers = {"Authorization": f"token {CLI_TOKEN}"}

@@ -24,8 +24,9 @@ from metalhub_hub import auth, config, people, platform, records
 from metalhub_hub.core import quotas
 from metalhub_hub.core.accounts import Invitation
 from metalhub_hub.ledger import LedgerError
-from test_audit_hub import CLI_TOKEN, Site
+from test_audit_hub import Site
 from test_hub import PASSWORD, eventually, log_in
+from world import CLI_TOKEN
 
 SECRET = "my-own-long-password"
 
@@ -78,7 +79,7 @@ class Town(Site):
         with (directory / "config.py").open("a") as file:
             file.write("c.JupyterHub.load_roles += [{'name': 'minter', 'services': ['test'], 'scopes': ['tokens']}]\n")
 
-    def ask(self, method: str, path: str, token: str = CLI_TOKEN, **arguments: Any) -> requests.Response:
+    def api(self, method: str, path: str, token: str = CLI_TOKEN, **arguments: Any) -> requests.Response:
         headers = {"Authorization": f"token {token}"} if token else {}
         return requests.request(method, f"{self.hub.url}/metalhub/{path}", headers=headers, timeout=30, **arguments)
 
@@ -129,9 +130,9 @@ def ann(town: Town) -> str:
 def test_only_administrators_come_by(town: Town, ann: str, method: str, path: str) -> None:
     before = len(town.found("invite.made")) + len(town.found("account.disabled"))
     for token in ("", ann, "f" * 40):
-        answer = town.ask(method, path, token, **({"json": {}} if method == "POST" else {}))
+        answer = town.api(method, path, token, **({"json": {}} if method == "POST" else {}))
         assert answer.status_code == 403, (token, answer.text)
-    allowed = town.ask(method, path, **({"json": {"unknown": 1}} if method == "POST" else {}))
+    allowed = town.api(method, path, **({"json": {"unknown": 1}} if method == "POST" else {}))
     assert allowed.status_code in ({"GET": 200, "DELETE": 404}.get(method, 400),), allowed.text
     assert len(town.found("invite.made")) + len(town.found("account.disabled")) == before
 
@@ -186,7 +187,7 @@ def test_one_invitation_makes_one_account_however_many_race_for_it(town: Town) -
     with ThreadPoolExecutor(6) as pool:
         codes = list(pool.map(lambda n: town.take(token, f"racer{n}", jar=jars[n]).status_code, range(6)))
     assert sorted(codes) == [302] + [410] * 5
-    names = [row["name"] for row in town.ask("GET", "api/accounts").json()["accounts"]]
+    names = [row["name"] for row in town.api("GET", "api/accounts").json()["accounts"]]
     assert len([name for name in names if name.startswith("racer")]) == 1
 
 
@@ -300,14 +301,14 @@ def test_accounts_in_a_batch(town: Town, tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_changes_nothing(town: Town, arguments: tuple[str, ...], text: str, code: int, message: str) -> None:
-    before = len(town.events()), town.ask("GET", "api/accounts").json()
+    before = len(town.events()), town.api("GET", "api/accounts").json()
     with pytest.MonkeyPatch.context() as patch:
         real = subprocess.run
         patch.setattr(subprocess, "run", lambda *a, **k: real(*a, **k, input=text))
         done = town.cli(*arguments)
     assert done.returncode == code and message in done.stderr, done
     assert done.stderr.count("\n") == 1 and not done.stdout
-    assert (len(town.events()), town.ask("GET", "api/accounts").json()) == before
+    assert (len(town.events()), town.api("GET", "api/accounts").json()) == before
 
 
 def test_a_disabled_user_is_out_and_comes_back_with_everything(town: Town) -> None:
