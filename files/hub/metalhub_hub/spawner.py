@@ -663,7 +663,11 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
     def ending(self) -> str:
         """Why the last session ended, in one or two sentences; empty where there is nothing to tell."""
         ago = self.ended_ago()
-        if self.ended is None or ago is None or ago > lifecycle.REMEMBERED:
+        return "" if ago is None or ago > lifecycle.REMEMBERED else self._end_told()
+
+    def _end_told(self) -> str:
+        """The same of a session that is just being cleared away, too, and however long ago."""
+        if self.ended is None:
             return ""
         profile = self.platform.document.profiles.get(str(self.ended.get("profile", "")))
         sentence = policy.ENDINGS.get(str(self.ended.get("cause", "")), "")
@@ -692,7 +696,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             diagnosis.Event(
                 ended=which is self.ended,
                 reason=str(which.get("cause", which.get("reason", ""))),
-                sentence=str(which.get("sentence", "")) or self.ending() or ORDINARY.get(str(which.get("cause", "")), "The session ended."),
+                sentence=str(which.get("sentence", "")) or self._end_told() or ORDINARY.get(str(which.get("cause", "")), "The session ended."),
                 at=datetime.fromisoformat(str(which["at"])).timestamp(),
                 node=str(which.get("node", "")),
                 words=str(which.get("words", "")),
