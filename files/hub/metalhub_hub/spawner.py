@@ -704,7 +704,9 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             diagnosis.Event(
                 ended=which is self.ended,
                 reason=str(which.get("cause", which.get("reason", ""))),
-                sentence=str(which.get("sentence", "")) or self._end_told() or ORDINARY.get(str(which.get("cause", "")), "The session ended."),
+                sentence=str(which.get("sentence", ""))
+                or self._end_told()
+                or ORDINARY.get(str(which.get("cause", "")), "The session ended."),
                 at=datetime.fromisoformat(str(which["at"])).timestamp(),
                 node=str(which.get("node", "")),
                 words=str(which.get("words", "")),
