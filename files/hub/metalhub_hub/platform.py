@@ -11,12 +11,13 @@ from typing import Any
 
 from jupyterhub import orm
 
-from . import egress
+from . import agents, egress
 from .audit import Audit
 from .audit_check import AuditCheck
 from .cluster import Cluster
 from .config import Document
 from .engine import Engine, EngineRefused, EngineUnknown
+from .hibernation import Hibernation
 from .homes import Homes
 from .policy import Refused
 from .quota import Quota
@@ -76,11 +77,13 @@ class Platform:
         self.cluster = Cluster(self.engine)
         self.homes = Homes(document.storage, self.engine.tls)
         self.egress = egress.Nodes(document.egress_port, self.cluster, self.engine.tls)
+        self.agents = agents.Agents(document.agent_port, self.cluster, self.engine.tls)
         self.images = Images(document.images_file)
         self.audit = Audit(f"{document.state}/audit.jsonl")
         self.audit_check = AuditCheck(self)
         self.sessions = Sessions(self)
         self.snapshots = Snapshots(self)
+        self.hibernation = Hibernation(self)
         self.quota = Quota(self, database_url(document))
         self.proxy: Any = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -92,6 +95,7 @@ class Platform:
         self._tasks.append(asyncio.ensure_future(self.sessions.watch()))
         self._tasks.append(asyncio.ensure_future(self.quota.watch()))
         self._tasks.append(asyncio.ensure_future(self.audit_check.watch()))
+        self._tasks.append(asyncio.ensure_future(self.agents.watch()))
 
     async def _sweep_for_ever(self) -> None:
         while True:

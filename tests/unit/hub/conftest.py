@@ -118,6 +118,10 @@ class FakeEngine:
         self.fate: dict[str, Any] = {"State": "running"}
         self.broken: dict[str, dict[str, Any]] = {}  # node's id -> what becomes of tasks there
         self.lose_answer = False  # create the service, and answer 500
+        self.paused: set[str] = set()  # containers
+        self.slow = 0.0  # seconds that stopping, pausing and unpausing takes
+        self.deaf: set[str] = set()  # what is not done to containers
+        self.lost: set[str] = set()  # what is done to containers, and never answered
         self._count = itertools.count(1)
         self.served = Served(self.handle, path)
 
@@ -145,11 +149,7 @@ class FakeEngine:
             self.headers.append(request.headers)
             return self.create(await request.json())
         if what.startswith("containers/"):
-            for task in self.tasks:
-                if what == f"containers/{task['Status'].get('ContainerStatus', {}).get('ContainerID')}/stop":
-                    task["Status"]["State"] = "complete"
-                    return web.Response(status=204)
-            return web.json_response({"message": "No such container"}, status=404)
+            return await self.container(*what.split("/")[1:])
         name = what.removeprefix("services/")
         found = next((s for s in self.services.values() if name in (s["ID"], s["Spec"]["Name"])), None)
         if found is None:
@@ -159,6 +159,25 @@ class FakeEngine:
             self.tasks = [task for task in self.tasks if task["ServiceID"] != found["ID"]]
             return web.Response()
         return web.json_response(found)
+
+    async def container(self, name: str, act: str) -> web.Response:
+        found = [task["Status"] for task in self.tasks if task["Status"].get("ContainerStatus", {}).get("ContainerID") == name]
+        if not found:
+            return web.json_response({"message": "No such container"}, status=404)
+        if act == "json":
+            return web.json_response({"State": {"Running": found[0]["State"] == "running", "Paused": name in self.paused}})
+        await asyncio.sleep(self.slow)
+        if act in self.deaf:
+            return web.json_response({"message": "the node does not do it"}, status=500)
+        if act == "stop":
+            found[0]["State"] = "complete"
+        elif act == ("unpause" if name in self.paused else "pause"):
+            self.paused ^= {name}
+        else:
+            return web.json_response({"message": f"Container {name} is not paused"}, status=500)
+        if act in self.lost:
+            await asyncio.sleep(60)
+        return web.Response(status=204)
 
     def create(self, spec: dict[str, Any]) -> web.Response:
         if any(service["Spec"]["Name"] == spec["Name"] for service in self.services.values()):
