@@ -146,9 +146,9 @@ class MetalhubProxy(TraefikFileProviderProxy):  # type: ignore[misc]
                 continue
             # and mends what leads elsewhere than it thinks.
             there = route["data"].get("asleep", "")
-            if bool(there) == (spec in asleep):
-                route = {**route, "target": there or route["target"]}
-            elif "user" in route["data"]:
+            if spec in asleep:
+                route = {**route, "target": there if route["target"] == self.app.hub.host else ""}
+            elif there:
                 route = {**route, "target": ""}
             found[spec] = route
         return found

@@ -293,6 +293,34 @@ class FakeNode:
         self.server.server_close()
 
 
+class FakeAgent(FakeNode):
+    """A node's session agent. ``why`` it hibernates nothing."""
+
+    def __init__(self, pki: Path, address: str, port: int = 0) -> None:
+        self.sessions: dict[str, dict[str, Any]] = {}
+        self.why = ""
+        super().__init__(pki, address, port)
+
+    def answer(self, method: str, path: str, body: bytes) -> Any:
+        self.asked.append(path)
+        if path in self.answers:
+            found = self.answers[path]
+            return found() if callable(found) else found
+        if path == "/status":
+            sizes = {"swap": {"total": 8 * GIB, "free": 6 * GIB}, "memory": {"total": 16 * GIB, "available": 9 * GIB}}
+            node = {"hibernates": True, "why": "", "largest": 10 * GIB, **sizes}
+            return {"node": node, "sessions": list(self.sessions.values())}
+        return {"hibernates": not self.why, "why": self.why}
+
+
+def usage(session: str, state: str = "running", **more: Any) -> dict[str, Any]:
+    """A session as an agent tells it."""
+    return {
+        "session": session, "container": "container2", "state": state, "memory": GIB, "peak": 2 * GIB, "limit": 4 * GIB, "swap": 0,
+        "cpu": 10.0, "oom": 0, "given_back": None, "seconds": None, "at": 1e9, **more,
+    }  # fmt: skip
+
+
 def refusal(destination: str = "data.example.org", port: int = 443, **more: Any) -> dict[str, Any]:
     """A line of a node's journal."""
     return {
