@@ -17,7 +17,7 @@ from .durations import parse_duration
 from .egress import BUILT_IN, compile_policy, parse_subnet, problems
 from .names import VARIABLE, mig_resource
 from .quotas import QuotaError, covers, gpu_resource, parse_quota
-from .sandboxes import SANDBOXES, gpu_refusal
+from .sandboxes import SANDBOXES, gpu_refusal, hibernation_refusal, session_sandbox
 from .showback import rate_faults
 from .sizes import format_size, parse_size
 from .specs import Fault, Spec, check_options, check_value, listed, nearest
@@ -457,16 +457,16 @@ def _check_profiles(site: Site) -> Iterator[Problem]:
         yield Problem("metalhub_profiles", {}, None, "There is no profile, so nobody can start a session.", "at least one profile")
 
 
+def _seconds(value: object) -> int:
+    try:
+        return parse_duration(value)
+    except ValueError:
+        return 0  # missing, or reported with its type
+
+
 def _check_times(path: str, profile: Mapping[str, object]) -> Iterator[Problem]:
     """Times of a profile that never come, because another one comes first. One of 0 is without limit."""
-
-    def seconds(key: str) -> int:
-        try:
-            return parse_duration(profile.get(key))
-        except ValueError:
-            return 0  # missing, or reported with its type
-
-    idle, longest, asleep = seconds("idle_stop"), seconds("max_session"), seconds("hibernate_after")
+    idle, longest, asleep = (_seconds(profile.get(key)) for key in ("idle_stop", "max_session", "hibernate_after"))
     if 0 < longest < idle:
         message = f"The session ends after max_session ({profile['max_session']}), before it can be idle that long."
         yield Problem(f"{path}.idle_stop", profile["idle_stop"], None, message, warning=True)
@@ -483,11 +483,17 @@ def _check_fit(site: Site, name: str, profile: Mapping[str, object]) -> Iterator
         return
     path, sandbox = f"metalhub_profiles.{name}.flavor", pool.get("sandbox")
     gpu = flavor.get("gpu")
-    if isinstance(gpu, Mapping) and sandbox in SANDBOXES:
-        refusal = gpu_refusal(str(sandbox), str(gpu.get("profile") or ""))
+    if sandbox in SANDBOXES:
+        refusal = gpu_refusal(str(sandbox), str(gpu.get("profile") or "")) if isinstance(gpu, Mapping) else None
         if refusal:
             message = f"The flavor has a GPU, and pool {profile['pool']} cannot give it: {refusal}."
             yield Problem(path, profile["flavor"], None, message, "a pool with sandbox: nvidia, or a flavor without gpu")
+        refusal = hibernation_refusal(session_sandbox(str(sandbox), isinstance(gpu, Mapping)), isinstance(gpu, Mapping))
+        if refusal and _seconds(profile.get("hibernate_after")):
+            message = f"It has no effect: {refusal}. Its sessions are stopped after idle_stop."
+            yield Problem(
+                f"metalhub_profiles.{name}.hibernate_after", profile["hibernate_after"], None, message, "0s for this profile", warning=True
+            )
     nodes = hosts_of_pool(site, str(profile["pool"]))
     piece = gpu.get("profile") if isinstance(gpu, Mapping) else None
     if piece and sandbox == "nvidia" and nodes and not any(_has_slice(host, str(piece)) for host in nodes):

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import prometheus_client
 
 from . import acting, cluster
+from .agents import UNTOLD
 from .config import Profile
 from .core import lifecycle, sandboxes
 from .engine import EngineUnknown
@@ -50,11 +51,11 @@ for _act in ("hibernate", "wake"):
 
 
 class Unchanged(Exception):
-    """A session was not hibernated or not woken; the text is a sentence for its user. ``final``: trying again changes nothing."""
+    """A session was not hibernated or not woken; the text is a sentence for its user. ``trouble``: because something does not work now."""
 
-    def __init__(self, sentence: str, final: bool = False) -> None:
+    def __init__(self, sentence: str, trouble: bool = False) -> None:
         super().__init__(sentence)
-        self.final = final
+        self.trouble = trouble
 
 
 GONE = "This session does not run any more."
@@ -126,7 +127,7 @@ class Hibernation:
         cause = cause or ("admin" if acting.other_than(spawner.user.name) else "user")
         async with self._change(spawner) as (session, own):
             if not self._runs(spawner, session):
-                raise Unchanged(GONE, final=True)
+                raise Unchanged(GONE)
             if _frozen(spawner):
                 return
             begun = self.clock()
@@ -146,14 +147,14 @@ class Hibernation:
 
     async def _hibernate(self, spawner: Any, session: str) -> None:
         if refusal := self.refusal(spawner.profile):
-            raise Unchanged(refusal, final=True)
+            raise Unchanged(refusal)
         node, address, container = await self._place(spawner)
         if node is None:
-            raise Unchanged(NOT_NOW)
+            raise Unchanged(NOT_NOW, trouble=True)
         if why := await self.host.agents.check(node, session):
-            raise Unchanged(sentence(why))
+            raise Unchanged(sentence(why), trouble=why == UNTOLD)
         if not self._runs(spawner, session):
-            raise Unchanged(GONE, final=True)
+            raise Unchanged(GONE)
         self._write(spawner, lifecycle.freeze(self._record(spawner)))
         _, paused = await asyncio.gather(self._route(spawner), self.host.engine.pause_container(address, container))
         if paused:
@@ -166,7 +167,7 @@ class Hibernation:
         if self._runs(spawner, session):
             self._write(spawner, lifecycle.unfreeze(self._record(spawner)))
             await self._route(spawner)
-        raise Unchanged("The session's machine did not hibernate it; nothing of it is lost.")
+        raise Unchanged("The session's machine did not hibernate it; nothing of it is lost.", trouble=True)
 
     async def wake(self, spawner: Any, cause: str = "") -> None:
         """Let a frozen session go on and lead to it again. Nothing is done to one that is awake. Raises Unchanged."""
@@ -174,7 +175,7 @@ class Hibernation:
         begun = self.clock()
         async with self._change(spawner) as (session, _):
             if not self._runs(spawner, session):
-                raise Unchanged(GONE, final=True)
+                raise Unchanged(GONE)
             if not _frozen(spawner):
                 return
             frozen = self._record(spawner)
@@ -195,11 +196,11 @@ class Hibernation:
                     spawner.life = lifecycle.freeze(self._record(spawner))
                     await route
                     await self._route(spawner)
-                raise Unchanged("The session's machine did not wake it; try again in a minute. Nothing of it is lost so far.")
+                raise Unchanged("The session's machine did not wake it; try again in a minute. Nothing of it is lost so far.", trouble=True)
             await route
             seconds = self.clock() - begun
             if not self._runs(spawner, session):
-                raise Unchanged(GONE, final=True)
+                raise Unchanged(GONE)
             self._write(spawner, spawner.life)
             SECONDS.labels("wake").observe(seconds)
             log.info(
@@ -284,7 +285,7 @@ class Hibernation:
             pass
         address, container = urlsplit(spawner.url).hostname, self.host.agents.container(spawner.service_name)
         if not address or not container:
-            raise Unchanged(NOT_NOW)
+            raise Unchanged(NOT_NOW, trouble=True)
         return None, address, container
 
     async def _route(self, spawner: Any) -> None:

@@ -81,7 +81,7 @@ async def _turn(spawner: Any, wake: bool) -> dict[str, Any]:
     try:
         await (act.wake(spawner) if wake else act.hibernate(spawner))
     except hibernation.Unchanged as unchanged:
-        raise web.HTTPError(409 if unchanged.final else 503, str(unchanged)) from None
+        raise web.HTTPError(503 if unchanged.trouble else 409, str(unchanged)) from None
     message = "The session is awake." if wake else "The session is hibernated. Whoever opens it wakes it."
     return {"message": message, **platform.current().sessions.view(spawner)}
 

@@ -183,7 +183,7 @@ async def test_gpus_and_virtual_machines_are_not_hibernated(night: Night, kind: 
     assert (view["state"], view["next"], view["hibernates"]) == ("idle", "stop", False)
     with pytest.raises(Unchanged, match="not hibernated") as caught:
         await night.host.hibernation.hibernate(night.spawner)
-    assert caught.value.final and not night.agent.asked and not night.paused
+    assert not caught.value.trouble and not night.agent.asked and not night.paused
 
 
 async def test_without_agents_nobody_is_hibernated(night: Night) -> None:
@@ -222,7 +222,7 @@ async def test_a_wake_that_fails_leaves_it_hibernated_and_works_the_next_time(ni
     night.engine.deaf.add("unpause")
     with pytest.raises(Unchanged, match="try again in a minute") as caught:
         await night.host.hibernation.wake(night.spawner)
-    assert not caught.value.final and night.spawner.kept == kept
+    assert caught.value.trouble and night.spawner.kept == kept
     night.whole()
     night.engine.deaf.clear()
     await night.host.hibernation.wake(night.spawner)

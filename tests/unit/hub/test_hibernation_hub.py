@@ -253,7 +253,7 @@ def test_what_cannot_be_is_said(night: Night) -> None:
     night.awake("ann")
     night.agent.why = "It holds 12 GiB, and this machine takes at most 10 GiB."
     answer = night.post("ann", "hibernate")
-    assert (answer.status_code, answer.json()["message"]) == (503, night.agent.why)
+    assert (answer.status_code, answer.json()["message"]) == (409, night.agent.why)
     assert night.view("ann")["stays"] == night.agent.why
     night.agent.why = ""
     answer = night.post("ann", "hibernate", "nothing")
