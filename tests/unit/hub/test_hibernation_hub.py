@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +18,7 @@ import requests
 import yaml
 from aiohttp import web
 from conftest import FakeAgent, FakeEngine, FakeSession, Served, usage
-from test_hub import PASSWORD, TOKEN, Hub, eventually, log_in, routes
+from test_hub import PACKAGE, PASSWORD, TOKEN, Hub, eventually, log_in, routes
 from test_session_pages import OPERATOR, READER, Site
 
 PAGE = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document", "Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
@@ -96,6 +99,8 @@ def night(tmp_path_factory: pytest.TempPathFactory, pki: Path) -> Iterator[Night
         agent = FakeAgent(pki, "127.0.0.1")
         hub = Hub(path, served.port)
         raw = yaml.safe_load((path / "hub.yml").read_text())
+        (path / "cli").write_text("1" * 64)
+        raw |= {"cli_token_file": str(path / "cli")}
         raw |= {"cull_every": "1s", "agent_port": agent.port, "quotas": {"default": "sessions=9, workspace=10G"}}
         raw["engine"] |= {"ca": str(pki / "ca.crt"), "cert": str(pki / "hub-client.crt"), "key": str(pki / "hub-client.key"), "timeout": 3}
         raw["session"]["stop_notice"] = "2s"
@@ -111,6 +116,8 @@ def night(tmp_path_factory: pytest.TempPathFactory, pki: Path) -> Iterator[Night
             .replace("'api_token': '" + TOKEN + "'}]", "'api_token': '" + TOKEN + "'}, "
                      f"{{'name': 'reader', 'api_token': '{READER}'}}, {{'name': 'operator', 'api_token': '{OPERATOR}'}}]")
         )  # fmt: skip
+        text = config.read_text().replace("c.JupyterHub.services = ", "c.JupyterHub.services += ")
+        config.write_text(text.replace("c.JupyterHub.load_roles = ", "c.JupyterHub.load_roles += "))
         hub.start()
         for name in ("ann", "bob"):
             hub.api("POST", f"/users/{name}")
@@ -314,6 +321,26 @@ def test_a_hub_killed_between_the_steps_learns_it_from_the_agent(night: Night) -
     eventually(lambda: night.view("ann")["state"] in ("running", "idle"))
     assert eventually(lambda: night.led("ann") == "session") and night.audit("woken")[-1]["cause"] == "found"
     night.agent.sessions = {}
+
+
+def test_the_command_line(night: Night) -> None:
+    def cli(*arguments: str) -> tuple[int, str]:
+        variables = {"METALHUB_HUB_CONFIG": str(night.hub.directory / "hub.yml"), "PYTHONPATH": str(PACKAGE), "SUDO_USER": "olga"}
+        command = [sys.executable, "-P", "-m", "metalhub_hub.cli", "session", *arguments]
+        done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, timeout=60)
+        return done.returncode, done.stdout + done.stderr
+
+    night.awake("ann")
+    assert cli("hibernate", "ann") == (0, "The session is hibernated. Whoever opens it wakes it.\n")
+    assert night.paused("ann") and "hibernated" in cli("show", "ann")[1]
+    facts = night.audit("hibernated")[-1]
+    assert (facts["cause"], facts["actor"], facts["operator"]) == ("admin", "service:metalhub-cli", "olga")
+    assert cli("wake", "ann") == (0, "The session is awake.\n") and not night.paused("ann")
+    night.agent.why = "It is larger than this machine takes."
+    code, words = cli("hibernate", "ann")
+    assert code == 1 and night.agent.why.rstrip(".") in words
+    night.agent.why = ""
+    assert cli("wake", "ann/nothing")[0] == 1
 
 
 def test_the_metrics(night: Night) -> None:
