@@ -91,6 +91,9 @@ class Platform:
     def attach(self, proxy: Any) -> None:
         """Called by the proxy, which the hub makes once its loop runs."""
         self.proxy = proxy
+        # What the platform says goes where the hub's own log does, as the hub arranges it for tornado's.
+        log.parent, log.propagate = proxy.log, True
+        log.setLevel(proxy.log.level)
         self._tasks = [asyncio.ensure_future(self._sweep_for_ever()), asyncio.ensure_future(self.egress.watch())]
         self._tasks.append(asyncio.ensure_future(self.sessions.watch()))
         self._tasks.append(asyncio.ensure_future(self.quota.watch()))

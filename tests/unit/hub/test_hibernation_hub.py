@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -343,7 +344,11 @@ def test_the_command_line(night: Night) -> None:
     assert cli("wake", "ann/nothing")[0] == 1
 
 
-def test_the_metrics(night: Night) -> None:
+def test_the_metrics_and_the_log(night: Night) -> None:
+    night.asleep("ann")
+    night.awake("ann")
+    log = (night.hub.directory / "hub.log").read_text()
+    assert re.search(r"is awake \(admin\) after \d+\.\d{3} s: unpaused=\d+\.\d{3} route=\d+\.\d{3}", log)
     headers = {"Authorization": f"token {TOKEN}"}
     text = requests.get(f"{night.hub.url}/metrics", headers=headers, timeout=10).text
     for act in ("hibernate", "wake"):

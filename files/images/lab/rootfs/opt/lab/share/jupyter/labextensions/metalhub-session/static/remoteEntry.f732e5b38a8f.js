@@ -70,7 +70,7 @@
       if (shown && (last || !ending)) return;
       if (shown) Notification.dismiss(shown);
       const when = ending ? "within a minute" : `at ${hour(session.left)}`;
-      const stays = session.stays ? ` ${session.stays}` : "";
+      const stays = session.stays ? ` Not hibernated: ${session.stays}` : "";
       const message = `This session stops ${when} ${session.because}. Your home stays; what is in memory is lost.${stays}`;
       const actions = session.extend
         ? [{ label: `Extend by ${session.extend.words}`, displayType: "accent", callback: () => extend(session.ticket) }]
