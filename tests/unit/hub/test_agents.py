@@ -136,6 +136,27 @@ async def test_who_may_be_hibernated(world: World, engine: FakeEngine, monkeypat
     assert await world.hub.check(node, "mh-a") == agents.UNTOLD
 
 
+async def test_what_the_nodes_own_agent_answers_is_understood(world: World, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "roles/session_agent/files/opt/metalhub/session-agent"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "agent"))
+    from test_session_agent import Machine
+
+    machine = Machine()
+    machine.run("c1", mib=300)
+    world.one.answer = world.one.server.answer = machine.agent.answer  # type: ignore[method-assign]
+    machine.agent.look()
+    assert await world.hub.check(engine.nodes[0], "session-c1") == ""
+    machine.run("c2", mib=12 * 1024, state="paused")
+    machine.agent.look()
+    await world.hub.look()
+    found = [world.hub.figures(f"session-{one}") for one in ("c1", "c2")]
+    assert [(one.container, one.memory, one.frozen) for one in found if one] == [("c1", 300 * 2**20, False), ("c2", 12 * GIB, True)]
+    node = world.hub.node("compute1")
+    assert node is not None and (node.hibernates, node.largest) == (True, 10 * GIB)
+    assert "12G" in await world.hub.check(engine.nodes[0], "session-c2")
+    assert "does not run on this node" in await world.hub.check(engine.nodes[0], "nobody")
+
+
 async def test_without_a_port_nobody_is_asked(world: World) -> None:
     nobody = agents.Agents(0, world.hub._cluster, world.hub.tls)
     await asyncio.wait_for(nobody.watch(), 5)
