@@ -272,6 +272,11 @@ def thaw(record: Record, now: Moment) -> Record:
     return replace(record, frozen=False, active=now, warned="", noticed=0.0) if record.frozen else record
 
 
+def unfreeze(record: Record) -> Record:
+    """The record of a session that was about to be hibernated and then was not: as if nothing had been."""
+    return replace(record, frozen=False)
+
+
 def state_of(pending: str = "", running: Decision | None = None, ended: float | None = None, remembered: float = REMEMBERED) -> str:
     """A session's state. ``pending`` is queued or starting, ``ended`` the seconds since its end (None: it never ran)."""
     if pending:

@@ -17,7 +17,7 @@ from .egress import BUILT_IN, compile_policy, parse_subnet, problems
 from .names import mig_resource
 from .profiles import NAME, NAME_LEGAL, PROFILE, World, profile_doubts, profile_faults, title_faults
 from .quotas import QuotaError, covers, gpu_resource, parse_quota
-from .sandboxes import SANDBOXES
+from .sandboxes import SANDBOXES, hibernation_refusal, session_sandbox
 from .showback import rate_faults
 from .sizes import format_size, parse_size
 from .specs import Fault, Spec, check_options, check_value, listed, nearest
@@ -436,6 +436,13 @@ def _check_fit(site: Site, name: str, profile: Mapping[str, object]) -> Iterator
         return
     path, sandbox = f"metalhub_profiles.{name}.flavor", pool.get("sandbox")
     gpu = flavor.get("gpu")
+    if sandbox in SANDBOXES:
+        refusal = hibernation_refusal(session_sandbox(str(sandbox), isinstance(gpu, Mapping)), isinstance(gpu, Mapping))
+        if refusal and profile.get("hibernate_after") not in (None, 0, "0s"):
+            message = f"It has no effect: {refusal}. Its sessions are stopped after idle_stop."
+            yield Problem(
+                f"metalhub_profiles.{name}.hibernate_after", profile["hibernate_after"], None, message, "0s for this profile", warning=True
+            )
     nodes = hosts_of_pool(site, str(profile["pool"]))
     piece = gpu.get("profile") if isinstance(gpu, Mapping) else None
     if piece and sandbox == "nvidia" and nodes and not any(_has_slice(host, str(piece)) for host in nodes):

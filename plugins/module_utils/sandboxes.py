@@ -35,6 +35,19 @@ def gpu_refusal(pool: str, profile: str) -> str | None:
     return f"the sandbox {pool} offers no GPU"
 
 
+def hibernation_refusal(sandbox: str, gpu: bool) -> str | None:
+    """Why a session in a sandbox is never hibernated; None where it can be.
+
+    A frozen program's memory goes to swap, page by page. What it has on a GPU stays there, pinned, and the driver does not expect it to be
+    stopped in the middle of that; and a virtual machine's memory is no program's.
+    """
+    if gpu:
+        return "a session with a GPU is not hibernated, because what it keeps on the GPU cannot be swapped"
+    if sandbox == "kata":
+        return "the sandbox kata is a machine of its own, which is not hibernated"
+    return None
+
+
 def gpu_resources(flavors: Iterable[Mapping[str, object]]) -> list[str]:
     """The Swarm resources that flavors ask for, GPU for whole ones, sorted. Raises ValueError for a bad MIG profile."""
     found = set()

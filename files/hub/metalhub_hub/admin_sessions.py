@@ -87,9 +87,8 @@ def select(rows: Sequence[Row], choice: Choice) -> list[Row]:
 
 def figures(host: platform.Platform, session: str) -> tuple[float | None, int | None]:
     """Processors and bytes of memory that a session uses now, None where its node does not tell."""
-    agents = getattr(host, "agents", None)
-    known = agents.figures(session) if agents and session else None
-    return (known.cpu, known.memory) if known else (None, None)
+    known = host.agents.figures(session) if session else None
+    return (None, None) if known is None or known.ended else (known.cpu, known.memory)
 
 
 def row(host: platform.Platform, spawner: Any, state: str, costs: Mapping[str, float]) -> Row:

@@ -6,7 +6,6 @@ The hub only asks. A node that does not answer goes on refusing and allowing as 
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import logging
 import re
@@ -15,12 +14,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
-import aiohttp
-
 from . import cluster, config
 from .core.egress_report import Row, merge, summarize
 from .core.egress_terms import NODE_LINES
 from .engine import EngineUnknown, Tls
+from .node_client import NodeClient, Silent
 
 log = logging.getLogger("metalhub")
 
@@ -30,7 +28,6 @@ REPORT_AGE = 10.0
 REPORT_PATIENCE = 15.0
 # Nodes that are asked at once: for the few words of their health, and for refusals, which are megabytes each.
 HEALTH_AT_ONCE, REPORTS_AT_ONCE = 64, 4
-NODE_BYTES = 32 * 2**20
 NODE_ROWS = 5_000
 SITE_ROWS = 20_000
 SPANS = {"hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(days=7)}
@@ -39,14 +36,6 @@ _UNIT = re.compile(r"metalhub-(?P<kind>resolver|squid)@(?P<klass>.+)\.service", 
 _PARTS = {"squid": "the proxy", "resolver": "the resolver"}
 # The resolver that those of the classes ask.
 _EVERY = "_node"
-
-
-class Silent(Exception):
-    """A node gave no usable answer. ``dead``: nothing listens there."""
-
-    def __init__(self, why: str, dead: bool = False) -> None:
-        super().__init__(why)
-        self.dead = dead
 
 
 @dataclass(frozen=True)
@@ -136,7 +125,7 @@ def fold(body: bytes) -> tuple[list[Row], str]:
     return summarize(lines, top=NODE_ROWS), cut
 
 
-class Nodes:
+class Nodes(NodeClient):
     """The egress services of all compute nodes, asked with the hub's certificate. ``now`` is the time of day in UTC."""
 
     def __init__(
@@ -147,46 +136,11 @@ class Nodes:
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
     ) -> None:
-        self.port, self.tls, self.clock, self.now = port, tls, clock, now
+        super().__init__(port, snapshots, tls)
+        self.clock, self.now = clock, now
         self.health: dict[str, Health] = {}
-        self._cluster = snapshots
-        self._http: aiohttp.ClientSession | None = None
         self._reports: dict[str, asyncio.Task[Report]] = {}
         self._until: dict[str, float] = {}
-
-    async def close(self) -> None:
-        """End the connections."""
-        if self._http:
-            await self._http.close()
-
-    async def _nodes(self) -> dict[str, cluster.Json]:
-        """Nodes that run sessions, by host name. Raises EngineUnknown."""
-        nodes = (await self._cluster.snapshot(HEALTH_EVERY)).nodes.values()
-        return {cluster.hostname(node): node for node in nodes if (node.get("Spec", {}).get("Labels") or {}).get("metalhub.pool")}
-
-    async def _get(self, node: cluster.Json, path: str, seconds: float) -> bytes:
-        """The body of a node's answer. Raises Silent."""
-        if str(node.get("Status", {}).get("State", "")).lower() == "down":
-            raise Silent("the node is down")
-        self._http = self._http or aiohttp.ClientSession()
-        address = cluster.node_address(node)
-        url = f"https://{f'[{address}]' if ':' in address else address}:{self.port}{path}"
-        timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=2)
-        body = bytearray()
-        try:
-            async with self._http.get(url, ssl=self.tls.context(), timeout=timeout) as response:
-                async for chunk in response.content.iter_any():
-                    body += chunk
-                    if len(body) > NODE_BYTES:
-                        raise Silent(f"its answer is larger than {NODE_BYTES // 2**20} MiB")
-        except TimeoutError:
-            raise Silent(f"it took more than {seconds:g} s") from None
-        except (aiohttp.ClientError, OSError) as error:
-            dead = isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno == errno.ECONNREFUSED
-            raise Silent("nothing listens there" if dead else f"{type(error).__name__} {error}".strip(), dead) from None
-        if response.status != 200:
-            raise Silent(f"it answers {response.status} {bytes(body[:200]).decode('utf-8', 'replace')}")
-        return bytes(body)
 
     # Health
 
@@ -202,7 +156,7 @@ class Nodes:
     async def look(self) -> None:
         """Ask every node once. Where the cluster does not answer, what was seen before stays."""
         try:
-            nodes = await self._nodes()
+            nodes = await self.nodes(HEALTH_EVERY)
         except EngineUnknown:
             return
         gate = asyncio.Semaphore(HEALTH_AT_ONCE)
@@ -216,7 +170,7 @@ class Nodes:
     async def _health(self, node: cluster.Json, gate: asyncio.Semaphore) -> Health:
         try:
             async with gate:
-                data = json.loads(await self._get(node, "/health", HEALTH_PATIENCE))
+                data = json.loads(await self.get(node, "/health", HEALTH_PATIENCE))
             return Health(down=tuple(map(str, data["down"])))
         except Silent as silent:
             return Health(trouble=str(silent), dead=silent.dead)
@@ -244,7 +198,7 @@ class Nodes:
 
     async def _report(self, span: str) -> Report:
         since = (self.now() - SPANS[span]).strftime("%Y-%m-%dT%H:%M:%SZ")
-        nodes = await self._nodes()
+        nodes = await self.nodes(HEALTH_EVERY)
         gate = asyncio.Semaphore(REPORTS_AT_ONCE)
         silent: dict[str, str] = {}
         cut: dict[str, str] = {}
@@ -252,7 +206,7 @@ class Nodes:
         async def ask(name: str, node: cluster.Json) -> Iterable[Row]:
             try:
                 async with gate:
-                    rows, oldest = await asyncio.to_thread(fold, await self._get(node, f"/refusals?since={since}", REPORT_PATIENCE))
+                    rows, oldest = await asyncio.to_thread(fold, await self.get(node, f"/refusals?since={since}", REPORT_PATIENCE))
             except Silent as error:
                 silent[name] = str(error)
                 return ()

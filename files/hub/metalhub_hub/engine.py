@@ -202,18 +202,43 @@ class Engine:
     async def stop_container(self, address: str, container: str) -> bool:
         """End a container by its own node's engine, as `docker stop` does. Whether it has ended within a few seconds.
 
-        An engine listens at the same port on every node. Swarm ends a removed service's container only after two seconds
+        Swarm ends a removed service's container only after two seconds
         that it leaves its load balancer to forget it (moby's defaultGossipConvergeDelay), and sessions have none.
         """
+        status, _ = await self._ask_node(address, "POST", f"/containers/{container}/stop")
+        return status in (204, 304)
+
+    async def pause_container(self, address: str, container: str) -> bool | None:
+        """Freeze a container by its own node's engine. Whether it is frozen now; None where nobody can tell."""
+        status, _ = await self._ask_node(address, "POST", f"/containers/{container}/pause")
+        # Engines answer in several ways that it was so already, and an answer may be lost on the way.
+        return True if status == 204 else await self.is_paused(address, container)
+
+    async def unpause_container(self, address: str, container: str) -> bool | None:
+        """Let a frozen container go on. Whether it does now; None where nobody can tell."""
+        status, _ = await self._ask_node(address, "POST", f"/containers/{container}/unpause")
+        if status == 204:
+            return True
+        paused = await self.is_paused(address, container)
+        return None if paused is None else not paused
+
+    async def is_paused(self, address: str, container: str) -> bool | None:
+        """Whether a container is frozen; None where nobody can tell, or where it does not run at all."""
+        status, data = await self._ask_node(address, "GET", f"/containers/{container}/json")
+        state = data.get("State") if status == 200 and isinstance(data, dict) else None
+        return bool(state.get("Paused")) if isinstance(state, dict) and state.get("Running") else None
+
+    async def _ask_node(self, address: str, method: str, path: str) -> tuple[int, Any]:
+        """The status and JSON of a node's own engine, which listens at the same port everywhere; status 0 where there is no answer."""
         first = self.settings.managers[0]
         node = first if first.startswith("unix:") else f"https://{address}:{urlsplit(first).port}"
         try:
             version = await self._version(node)
-            status, _, _ = await self._ask(node, "POST", f"/{version}/containers/{container}/stop")
+            status, data, _ = await self._ask(node, method, f"/{version}{path}")
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError, EngineUnknown, ValueError):
             self._versions.pop(node, None)
-            return False
-        return status in (204, 304)
+            return 0, None
+        return status, data
 
     def _registry_auth(self) -> dict[str, str]:
         if not self.registry.user:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine, event
 
-from metalhub_hub import acting, audit_hooks, auth, config, handlers, platform, sessions, spawner
+from metalhub_hub import acting, audit_hooks, auth, config, handlers, platform, sessions, spawner, visits
 from metalhub_hub.core import approvals
 from metalhub_hub.proxy import MetalhubProxy
 
@@ -52,6 +52,7 @@ auth.configure(c, document)
 
 c.JupyterHub.template_paths = [str(package / "templates")]
 c.JupyterHub.extra_handlers = handlers.HANDLERS
+visits.install()
 style = hashlib.sha256(b"".join(path.read_bytes() for path in sorted((package / "static").iterdir()))).hexdigest()[:12]
 c.JupyterHub.template_vars = {
     "metalhub_style": style,

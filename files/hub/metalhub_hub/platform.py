@@ -13,7 +13,7 @@ from typing import Any
 
 from jupyterhub import orm
 
-from . import egress
+from . import agents, egress
 from .approvals import Approvals
 from .audit import Audit
 from .audit_check import AuditCheck
@@ -22,6 +22,7 @@ from .config import Document
 from .core.diagnosis import Memory
 from .drains import Drains
 from .engine import Engine, EngineRefused, EngineUnknown
+from .hibernation import Hibernation
 from .homes import Homes
 from .people import People
 from .policy import Refused
@@ -108,17 +109,17 @@ class Platform:
         self.cluster = Cluster(self.engine)
         self.homes = Homes(document.storage, self.engine.tls)
         self.egress = egress.Nodes(document.egress_port, self.cluster, self.engine.tls)
+        self.agents = agents.Agents(document.agent_port, self.cluster, self.engine.tls)
         self.images = Images(document.images_file)
         self.audit_check = AuditCheck(self)
         self.approvals = Approvals(self)
         self.sessions = Sessions(self)
         self.snapshots = Snapshots(self)
+        self.hibernation = Hibernation(self)
         self.quota = Quota(self, database_url(document))
         self.turn = Turn()
         self.people = People(self)
         self.drains = Drains(self)
-        # Set by what asks the nodes for them: a session's memory, by its service's name.
-        self.figures: Callable[[str], Memory | None] = lambda session: None
         self.proxy: Any = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -130,11 +131,20 @@ class Platform:
     def attach(self, proxy: Any) -> None:
         """Called by the proxy, which the hub makes once its loop runs."""
         self.proxy = proxy
+        # What the platform says goes where the hub's own log does, as the hub arranges it for tornado's.
+        log.parent, log.propagate = proxy.log, True
+        log.setLevel(proxy.log.level)
         self._tasks = [asyncio.ensure_future(self._sweep_for_ever()), asyncio.ensure_future(self.egress.watch())]
         self._tasks.append(asyncio.ensure_future(self.sessions.watch()))
         self._tasks.append(asyncio.ensure_future(self.quota.watch()))
         self._tasks.append(asyncio.ensure_future(self.audit_check.watch()))
         self._tasks.append(asyncio.ensure_future(self.drains.watch()))
+        self._tasks.append(asyncio.ensure_future(self.agents.watch()))
+
+    def figures(self, session: str) -> Memory | None:
+        """A session's memory, by its service's name, as its node tells; None where it does not, or not yet."""
+        found = self.agents.figures(session)
+        return Memory(found.peak, found.limit, found.oom) if found else None
 
     def spawners(self) -> list[Any]:
         """All sessions that the hub has in its memory."""

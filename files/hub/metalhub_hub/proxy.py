@@ -71,8 +71,8 @@ class MetalhubProxy(TraefikFileProviderProxy):  # type: ignore[misc]
         wait = 0.01
         while True:
             try:
-                if await self._check_for_traefik_service(routespec, "router"):
-                    return  # a file is loaded as a whole: its service is in, too
+                if await self._serves(routespec):
+                    return
             except (OSError, HTTPClientError) as error:
                 self.log.warning("Traefik's API does not answer: %s", error)
             if time.monotonic() > deadline:
@@ -80,7 +80,29 @@ class MetalhubProxy(TraefikFileProviderProxy):  # type: ignore[misc]
             await asyncio.sleep(wait)
             wait = min(wait * 1.3, 0.25)
 
+    async def _serves(self, routespec: str) -> bool:
+        """Whether Traefik has a route as it is in the file now. A file is loaded as a whole: with its service its router is in, too."""
+        route = self.dynamic_config["jupyterhub"]["routes"].get(generate_alias(routespec, "router"))
+        if route is None:
+            return True  # deleted in the meantime
+        try:
+            answer = await self._traefik_api_request(f"/api/http/services/{route['service']}@{self.provider_name}")
+            servers = json.loads(answer.body).get("loadBalancer", {}).get("servers")
+        except HTTPClientError as error:
+            if error.code == 404:
+                return False
+            raise
+        # A route that is replaced is there all the time: what counts is where it leads.
+        return servers is None or [server.get("url") for server in servers] == [route["target"]]
+
+    def _asleep(self) -> set[str]:
+        """The routes of hibernated sessions, which lead to the hub: it wakes them for a person, and no program waits for an answer."""
+        spawners = [spawner for user in list(self.app.users.values()) for spawner in list(user.spawners.values())]
+        return {spawner.proxy_spec for spawner in spawners if spawner.life is not None and spawner.life.frozen}
+
     async def add_route(self, routespec: str, target: str, data: dict[str, Any]) -> None:
+        if routespec in self._asleep():
+            target, data = self.app.hub.host, {**data, "asleep": target}
         routespec = self.validate_routespec(routespec)
         wanted = (target, data)
         known = self._confirmed.get(routespec)
@@ -117,5 +139,16 @@ class MetalhubProxy(TraefikFileProviderProxy):  # type: ignore[misc]
             await super().delete_route(routespec)
 
     async def get_all_routes(self) -> dict[str, Any]:
-        # The hub's regular check would delete what it does not know.
-        return {spec: route for spec, route in (await super().get_all_routes()).items() if not route["data"].get("ended")}
+        asleep, found = self._asleep(), {}
+        for spec, route in (await super().get_all_routes()).items():
+            # The hub's regular check would delete what it does not know,
+            if route["data"].get("ended"):
+                continue
+            # and mends what leads elsewhere than it thinks.
+            there = route["data"].get("asleep", "")
+            if spec in asleep:
+                route = {**route, "target": there if route["target"] == self.app.hub.host else ""}
+            elif there:
+                route = {**route, "target": ""}
+            found[spec] = route
+        return found

@@ -349,7 +349,8 @@ class Quota:
     def resume(self, spawner: Any) -> None:
         """A hibernated session is awake. Raises LedgerError."""
         hold = self._hold(spawner)
-        if hold and hold.session and "cpu" not in hold.rows:
+        # Its profile may be gone, with what it costs.
+        if hold and hold.session == spawner.service_name and "cpu" not in hold.rows and "cpu" in hold.running:
             rows = self._rows(hold, {"cpu": hold.running["cpu"]}, self.clock.now())
             self.ledger.begin(rows)
             hold.rows["cpu"] = rows[0]

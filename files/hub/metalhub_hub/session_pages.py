@@ -1,8 +1,8 @@
-"""What pages and programs ask about sessions, and how a session is extended.
+"""What pages and programs ask about sessions, and how a session is extended, hibernated and woken.
 
 Two ways in. The API is JupyterHub's own kind: a token or the page's cookie, its scopes, its check against forged requests. The notice is
 for a page of the session itself, which has the hub's cookie but not the hub's token against forgery, and must not get it: everything
-that runs in a session could use it. It gets a ticket that is good for extending that one session.
+that runs in a session could use it. It gets a ticket that is good for extending and waking that one session.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from jupyterhub.apihandlers import APIHandler
 from jupyterhub.handlers import BaseHandler
 from tornado import web
 
-from . import diagnose, openapi, platform
+from . import diagnose, hibernation, openapi, platform
 from .core import durations, lifecycle
 from .core.diagnosis import STEPS
 from .openapi import array, fields, integer, named, text, truth
@@ -44,9 +44,13 @@ _RUNNING = {
     "extend": {**fields({"seconds": integer(), "words": text()}, "one step of an extension"), "type": ["object", "null"]},
     "does": text("what it does now, in words"),
     "because": text("the end of a countdown's sentence"),
+    "hibernates": truth("whether it can be hibernated"),
+    "stays": text("why it was to be hibernated and was not, in words"),
     "notices": array(fields({"key": text(), "text": text()}), "what its user is told of quotas"),
 }
 SESSION = named("Session", fields(_ALWAYS, "While it runs, all keys are there.", **_RUNNING))
+TURNED = named("Turned", fields({"message": text("a sentence"), **_ALWAYS}, **_RUNNING))
+FAULTS = {409: "It cannot be; the message says why.", 503: "Not now; the message says why."}
 EXTENDED = named("Extended", fields({"extended": integer("seconds that it got"), "message": text("a sentence"), **_ALWAYS}, **_RUNNING))
 
 
@@ -90,6 +94,17 @@ def _extend(spawner: Any, seconds: int) -> dict[str, Any]:
         raise web.HTTPError(409, str(error)) from None
     message = f"The session was extended by {durations.format_duration(granted)}."
     return {"extended": granted, "message": message, **platform.current().sessions.view(spawner)}
+
+
+async def _turn(spawner: Any, wake: bool) -> dict[str, Any]:
+    """Wake or hibernate a session."""
+    act = platform.current().hibernation
+    try:
+        await (act.wake(spawner) if wake else act.hibernate(spawner))
+    except hibernation.Unchanged as unchanged:
+        raise web.HTTPError(503 if unchanged.trouble else 409, str(unchanged)) from None
+    message = "The session is awake." if wake else "The session is hibernated. Whoever opens it wakes it."
+    return {"message": message, **platform.current().sessions.view(spawner)}
 
 
 class SessionsAPIHandler(Quiet, APIHandler):  # type: ignore[misc]
@@ -146,10 +161,28 @@ class DiagnosisHandler(Quiet, APIHandler):  # type: ignore[misc]
         self.finish(diagnose.plain(user_name, server_name, found, "admin-ui" in self.parsed_scopes))
 
 
+class HibernateAPIHandler(Quiet, APIHandler):  # type: ignore[misc]
+    """POST /hub/metalhub/api/users/<user>/session/hibernate, or …/sessions/<name>/hibernate, without a body."""
+
+    @openapi.operation(
+        "Hibernate a session: it stands still, and its machine takes its memory back", "servers", "admin-ui", answer=TURNED, faults=FAULTS
+    )
+    async def post(self, user_name: str, server_name: str = "") -> None:
+        self.finish(await _turn(_server(self.find_user(user_name), server_name), wake=False))
+
+
+class WakeAPIHandler(Quiet, APIHandler):  # type: ignore[misc]
+    """POST /hub/metalhub/api/users/<user>/session/wake, or …/sessions/<name>/wake, without a body."""
+
+    @openapi.operation("Wake a hibernated session; one that is awake stays it", "servers", "admin-ui", answer=TURNED, faults=FAULTS)
+    async def post(self, user_name: str, server_name: str = "") -> None:
+        self.finish(await _turn(_server(self.find_user(user_name), server_name), wake=True))
+
+
 class NoticeHandler(Quiet, BaseHandler):  # type: ignore[misc]
     """/hub/metalhub/notice/<user>, or …/<user>/<name>: for a page of that session, opened by its owner.
 
-    GET is what happens next, with a ticket; POST with ``{"ticket": …}`` extends the session by one step.
+    GET is what happens next, with a ticket; POST with ``{"ticket": …}`` extends the session by one step, and with ``wake`` wakes it.
     """
 
     def check_xsrf_cookie(self) -> None:
@@ -175,7 +208,7 @@ class NoticeHandler(Quiet, BaseHandler):  # type: ignore[misc]
         ticket = self.get_signed_cookie(TICKET, value=self.get_argument("ticket", ""), max_age_days=1)
         if ticket is None or ticket.decode() != self._subject(spawner):
             raise web.HTTPError(403, "This page is too old; load it again.")
-        self.finish(_extend(spawner, lifecycle.STEP))
+        self.finish(await _turn(spawner, True) if self.get_argument("wake", "") else _extend(spawner, lifecycle.STEP))
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """A sentence as JSON rather than a page."""
@@ -190,6 +223,10 @@ HANDLERS = [
     (r"/metalhub/api/users/([^/]+)/sessions/([^/]+)/extend", ExtendAPIHandler),
     (r"/metalhub/api/users/([^/]+)/session/diagnosis", DiagnosisHandler),
     (r"/metalhub/api/users/([^/]+)/sessions/([^/]+)/diagnosis", DiagnosisHandler),
+    (r"/metalhub/api/users/([^/]+)/session/hibernate", HibernateAPIHandler),
+    (r"/metalhub/api/users/([^/]+)/sessions/([^/]+)/hibernate", HibernateAPIHandler),
+    (r"/metalhub/api/users/([^/]+)/session/wake", WakeAPIHandler),
+    (r"/metalhub/api/users/([^/]+)/sessions/([^/]+)/wake", WakeAPIHandler),
     (r"/metalhub/notice/([^/]+)", NoticeHandler),
     (r"/metalhub/notice/([^/]+)/([^/]+)", NoticeHandler),
 ]

@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from .config import Profile
 from .core import durations, lifecycle
 from .core.lifecycle import Decision, Limits, Moment, Reading, Record
+from .hibernation import Unchanged
 
 if TYPE_CHECKING:
     from .platform import Platform
@@ -134,20 +134,20 @@ class Sessions:
 
     def __init__(self, host: Platform, now: Callable[[], Moment] | None = None) -> None:
         self.host, self.now, self.servers = host, now or clocks(), Servers()
-        # Set by what can do it: hibernates a session and says whether it is.
-        self.hibernate: Callable[[Any], Awaitable[bool]] | None = None
         self._saved: dict[str, object] = {}
         self._stopping: set[asyncio.Task[None]] = set()
 
-    def limits(self, profile: Profile | None) -> Limits:
-        """What a profile allows; one that is no longer there limits nothing."""
-        document = self.host.document
+    def limits(self, spawner: Any) -> Limits:
+        """What a session's profile allows; one that is no longer there limits nothing."""
+        document, profile = self.host.document, spawner.profile
+        hibernation = self.host.hibernation
+        asleep = not hibernation.refusal(profile) and not hibernation.stays(spawner)
         patience = max(75.0, 2.5 * document.cull_every)
         if profile is None:
             return Limits(notice=document.session.stop_notice, patience=patience)
         return Limits(
             idle_stop=profile.idle_stop,
-            hibernate_after=profile.hibernate_after if self.hibernate else 0,
+            hibernate_after=profile.hibernate_after if asleep else 0,
             max_session=profile.max_session,
             extension=profile.extension,
             background=profile.background_limit,
@@ -174,6 +174,7 @@ class Sessions:
         running = [spawner for spawner in spawners if self.runs(spawner)]
         names = {spawner.service_name for spawner in running}
         self.servers.forget(names)
+        self.host.hibernation.forget(names)
         self._saved = {name: key for name, key in self._saved.items() if name in names}
         waiting = iter(running)
 
@@ -194,26 +195,31 @@ class Sessions:
         return bool(spawner.service_name and spawner.ready and not spawner.pending)
 
     async def _look_at(self, spawner: Any) -> bool:
-        session, record = spawner.service_name, self.record(spawner, self.now())
+        session, changed = spawner.service_name, await self.host.hibernation.reconcile(spawner)
+        record = self.record(spawner, self.now())
         reading = None
         if not record.frozen:
             url = spawner.url + spawner.server.base_url
             reading = await self.servers.read(session, url, not record.sure)
         if spawner.service_name != session or not self.runs(spawner):
-            return False  # it went on while its server was asked
+            return changed  # it went on while its server was asked
         now = self.now()
         # What was changed in the meantime, such as an extension, is in the record of now.
         record = lifecycle.observe(self.record(spawner, now), reading, now)
-        record, decision = lifecycle.decide(record, self.limits(spawner.profile), now)
+        record, decision = lifecycle.decide(record, self.limits(spawner), now)
         spawner.life = record
         if decision.act == lifecycle.WARN:
             spawner._audit("warned", cause=decision.cause, seconds=round(decision.left or 0))
         elif decision.act == lifecycle.STOP:
             self.stop(spawner, decision.cause)
-            return False
-        elif decision.act == lifecycle.HIBERNATE and self.hibernate and await self.hibernate(spawner):
-            spawner.life = record = lifecycle.freeze(record)
-        return self._note(spawner, record, decision, now)
+            return changed
+        elif decision.act == lifecycle.HIBERNATE:
+            try:
+                await self.host.hibernation.hibernate(spawner, decision.cause)
+            except Unchanged:
+                return changed
+            record = self.record(spawner, now)
+        return self._note(spawner, record, decision, now) or changed
 
     def record(self, spawner: Any, now: Moment) -> Record:
         """The record of a running session, which a session of an older hub or one that just came up does not have yet."""
@@ -270,7 +276,7 @@ class Sessions:
         if not self.runs(spawner):
             raise lifecycle.NoExtension("This session does not run, so there is nothing to extend.")
         now = self.now()
-        record, granted = lifecycle.extend(self.record(spawner, now), self.limits(spawner.profile), now, seconds)
+        record, granted = lifecycle.extend(self.record(spawner, now), self.limits(spawner), now, seconds)
         spawner.life = record
         spawner._save()
         spawner._audit("extended", seconds=granted)
@@ -298,7 +304,7 @@ class Sessions:
         """Where in its life a session is, and of one that runs what is next."""
         now, running = self.now(), None
         if self.runs(spawner):
-            _, running = lifecycle.decide(self.record(spawner, now), self.limits(spawner.profile), now)
+            _, running = lifecycle.decide(self.record(spawner, now), self.limits(spawner), now)
         pending = ""
         if spawner.pending == "spawn":
             pending = lifecycle.QUEUED if spawner.step in ("", "queue") else lifecycle.STARTING
@@ -308,7 +314,7 @@ class Sessions:
         """A session for its owner: its state, what happens next, when and why."""
         state, running = self._life(spawner)
         profile = spawner.profile
-        limits = self.limits(profile)
+        limits = self.limits(spawner)
         troubles = spawner.troubles()
         shown: dict[str, Any] = {
             "name": spawner.name,
@@ -323,6 +329,7 @@ class Sessions:
         }
         if running is None:
             return shown
+        asleep = running.state == lifecycle.HIBERNATED
         step = min(lifecycle.STEP, running.extension_left) if limits.idle_stop or limits.max_session else 0
         return {
             **shown,
@@ -336,11 +343,15 @@ class Sessions:
             "extension_left": running.extension_left,
             "extend": {"seconds": step, "words": durations.format_duration(step)} if step else None,
             "does": does(running),
-            "because": BECAUSE.get((running.next, running.why), ""),
+            "because": AWAKEN if asleep and running.why == lifecycle.BY_IDLENESS else BECAUSE.get((running.next, running.why), ""),
+            "hibernates": not asleep and not self.host.hibernation.refusal(profile),
+            # Why it goes on although it was to be hibernated.
+            "stays": "" if asleep else self.host.hibernation.stays(spawner),
             "notices": [*self.host.quota.warnings(spawner.user.name, spawner.name), *troubles],
         }
 
 
+AWAKEN = "unless somebody wakes it"
 # What a countdown says after its time.
 BECAUSE = {
     (lifecycle.STOP, lifecycle.BY_IDLENESS): "unless something runs in it",

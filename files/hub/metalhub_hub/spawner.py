@@ -544,6 +544,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         node = snapshot.nodes.get(str((task or {}).get("NodeID", "")))
         if task is None or node is None or not cluster.container(task) or not cluster.judge([task], snapshot.nodes).alive:
             return
+        await self.platform.hibernation.release(self, cluster.node_address(node), cluster.container(task))
         if await self.platform.engine.stop_container(cluster.node_address(node), cluster.container(task)):
             # A task that Swarm has seen to end is removed at once.
             await self._wait_for_end(1)
@@ -643,6 +644,8 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         is no reason to. Whether it lives is for Swarm to say.
         """
         self._restored = False
+        if self.life and self.life.frozen:
+            return _Trusted()
         target = f"{Spawner.server.fget(self).url}api"
         try:
             async with (

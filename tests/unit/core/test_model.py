@@ -532,6 +532,7 @@ WARNINGS: list[tuple[Callable[[Draft], None], str, str]] = [
     (set_in("@gpu1:disk_free", 2**30), "metalhub_host.disk_free", "little space"),
     (set_in("metalhub_profiles small idle_stop", "9h"), "metalhub_profiles.small.idle_stop", "ends after max_session"),
     (set_in("metalhub_profiles small hibernate_after", "30m"), "metalhub_profiles.small.hibernate_after", "before it could be hibernated"),
+    (set_in("metalhub_profiles slice hibernate_after", "10m"), "metalhub_profiles.slice.hibernate_after", "no effect: a session with a GPU"),
     (set_in("gpu1:metalhub_address", "10.20.0.99"), "metalhub_address", "no such address itself"),
     (
         set_in("@gpu1:networks", [{"network": "10.0.0.0/8", "interface": "eth0", "connected": False}]),

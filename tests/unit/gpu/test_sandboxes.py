@@ -56,3 +56,12 @@ def test_resources_of_flavors() -> None:
 def test_the_dispatcher_reads_the_variable_that_the_hub_sets() -> None:
     chooser = (ROOT / "roles/docker/files/usr/local/lib/metalhub/oci-choose").read_text()
     assert re.search(r'^NAME = "(.*)"$', chooser, re.M)[1] == sandboxes.WISH  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("sandbox", "gpu", "words"),
+    [("gvisor", False, ""), ("runc", False, ""), ("nvidia", True, "GPU"), ("gvisor", True, "GPU"), ("runc", True, "GPU"), ("kata", False, "kata")],
+)
+def test_who_is_hibernated(sandbox: str, gpu: bool, words: str) -> None:
+    refusal = sandboxes.hibernation_refusal(sandbox, gpu)
+    assert (words in refusal) if words and refusal else refusal is None and not words

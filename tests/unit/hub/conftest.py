@@ -119,6 +119,10 @@ class FakeEngine:
         self.broken: dict[str, dict[str, Any]] = {}  # node's id -> what becomes of tasks there
         self.lose_answer = False  # create the service, and answer 500
         self.races = 0  # updates of nodes that somebody else is faster with
+        self.paused: set[str] = set()  # containers
+        self.slow = 0.0  # seconds that stopping, pausing and unpausing takes
+        self.deaf: set[str] = set()  # what is not done to containers
+        self.lost: set[str] = set()  # what is done to containers, and never answered
         self._count = itertools.count(1)
         self.served = Served(self.handle, path)
 
@@ -148,11 +152,7 @@ class FakeEngine:
             self.headers.append(request.headers)
             return self.create(await request.json())
         if what.startswith("containers/"):
-            for task in self.tasks:
-                if what == f"containers/{task['Status'].get('ContainerStatus', {}).get('ContainerID')}/stop":
-                    task["Status"]["State"] = "complete"
-                    return web.Response(status=204)
-            return web.json_response({"message": "No such container"}, status=404)
+            return await self.container(*what.split("/")[1:])
         name = what.removeprefix("services/")
         found = next((s for s in self.services.values() if name in (s["ID"], s["Spec"]["Name"])), None)
         if found is None:
@@ -177,6 +177,25 @@ class FakeEngine:
         version["Index"] += 1
         node["Spec"] = await request.json()
         return web.json_response({})
+
+    async def container(self, name: str, act: str) -> web.Response:
+        found = [task["Status"] for task in self.tasks if task["Status"].get("ContainerStatus", {}).get("ContainerID") == name]
+        if not found:
+            return web.json_response({"message": "No such container"}, status=404)
+        if act == "json":
+            return web.json_response({"State": {"Running": found[0]["State"] == "running", "Paused": name in self.paused}})
+        await asyncio.sleep(self.slow)
+        if act in self.deaf:
+            return web.json_response({"message": "the node does not do it"}, status=500)
+        if act == "stop":
+            found[0]["State"] = "complete"
+        elif act == ("unpause" if name in self.paused else "pause"):
+            self.paused ^= {name}
+        else:
+            return web.json_response({"message": f"Container {name} is not paused"}, status=500)
+        if act in self.lost:
+            await asyncio.sleep(60)
+        return web.Response(status=204)
 
     def create(self, spec: dict[str, Any]) -> web.Response:
         if any(service["Spec"]["Name"] == spec["Name"] for service in self.services.values()):
@@ -290,6 +309,34 @@ class FakeNode:
     def close(self) -> None:
         self.server.shutdown()
         self.server.server_close()
+
+
+class FakeAgent(FakeNode):
+    """A node's session agent. ``why`` it hibernates nothing."""
+
+    def __init__(self, pki: Path, address: str, port: int = 0) -> None:
+        self.sessions: dict[str, dict[str, Any]] = {}
+        self.why = ""
+        super().__init__(pki, address, port)
+
+    def answer(self, method: str, path: str, body: bytes) -> Any:
+        self.asked.append(path)
+        if path in self.answers:
+            found = self.answers[path]
+            return found() if callable(found) else found
+        if path == "/status":
+            sizes = {"swap": {"total": 8 * GIB, "free": 6 * GIB}, "memory": {"total": 16 * GIB, "available": 9 * GIB}}
+            node = {"hibernates": True, "why": "", "largest": 10 * GIB, **sizes}
+            return {"node": node, "sessions": list(self.sessions.values())}
+        return {"hibernates": not self.why, "why": self.why}
+
+
+def usage(session: str, state: str = "running", **more: Any) -> dict[str, Any]:
+    """A session as an agent tells it."""
+    return {
+        "session": session, "container": "container2", "state": state, "memory": GIB, "peak": 2 * GIB, "limit": 4 * GIB, "swap": 0,
+        "cpu": 10.0, "oom": 0, "given_back": None, "seconds": None, "at": 1e9, **more,
+    }  # fmt: skip
 
 
 def refusal(destination: str = "data.example.org", port: int = 443, **more: Any) -> dict[str, Any]:

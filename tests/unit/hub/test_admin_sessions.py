@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from metalhub_hub.admin_sessions import SORTS, STATES, Choice, figures, read_choice, select
+from metalhub_hub.agents import Figures
 from metalhub_hub.core.showback import GIB, Rates
 from metalhub_hub.ledger import Held, Ledger
 from metalhub_hub.quota import Quota
@@ -55,10 +56,16 @@ def test_a_choice_makes_the_address_that_it_came_from() -> None:
 
 
 def test_figures_are_the_agents() -> None:
-    assert figures(SimpleNamespace(), "mh-ann") == (None, None)  # type: ignore[arg-type]
-    host: Any = SimpleNamespace(agents=SimpleNamespace(figures={"mh-ann": SimpleNamespace(cpu=1.5, memory=GIB)}.get))
+    known = {
+        name: Figures(
+            node="n1", container="c", state=state, memory=GIB, peak=GIB, limit=None, swap=0, oom=0, cpu=1.5, cpu_seconds=9.0,
+            given_back=None, seconds=None, at=1.0, asked=1.0,
+        )
+        for name, state in (("mh-ann", "running"), ("mh-eve", "ended"))
+    }  # fmt: skip
+    host: Any = SimpleNamespace(agents=SimpleNamespace(figures=known.get))
     assert figures(host, "mh-ann") == (1.5, GIB)
-    assert figures(host, "mh-bob") == (None, None) and figures(host, "") == (None, None)
+    assert {figures(host, name) for name in ("mh-bob", "mh-eve", "")} == {(None, None)}
 
 
 def test_what_a_session_has_cost_so_far(tmp_path: Path) -> None:

@@ -64,6 +64,8 @@ class Spawner:
     stopped: bool = False
 
     def __post_init__(self) -> None:
+        self.kept: Any = None  # the record that a restarted hub finds
+        self.groups: set[str] = set()
         self.server = SimpleNamespace(base_url="/user/ann/")
         self.orm_spawner = SimpleNamespace(started=None, state={})
         self.user = SimpleNamespace(name="ann", stop=self.stop)
@@ -79,6 +81,7 @@ class Spawner:
 
     def _save(self) -> None:
         self.saved += 1
+        self.kept = lifecycle.plain(self.life) if self.life else None
 
     def get_state(self) -> dict[str, Any]:
         return {}
@@ -96,10 +99,10 @@ class Spawner:
 class World:
     """Sessions with time in hand."""
 
-    def __init__(self, tmp_path: Path, url: str) -> None:
+    def __init__(self, tmp_path: Path, url: str, **changes: Any) -> None:
         self.seconds = 1000.0
-        raw = document(tmp_path)
-        raw["profiles"]["small"] |= {"idle_stop": "30m", "max_session": "8h", "extension": "90m"}
+        raw = document(tmp_path, **changes)
+        raw["profiles"]["small"] |= {"idle_stop": "30m", "max_session": "8h", "extension": "90m", "hibernate_after": "10m"}
         host = platform.Platform(config.parse(raw))
         self.routes: list[str] = []
 
@@ -107,7 +110,8 @@ class World:
             self.routes.append(user.name)
 
         host.proxy = SimpleNamespace(delete_user=delete_user)
-        self.sessions = sessions.Sessions(host, self.now)
+        self.host = host
+        self.sessions = host.sessions = sessions.Sessions(host, self.now)
         self.sessions.servers.token = "t" * 64
         self.spawner = Spawner(url, host.document.profiles["small"])
 
@@ -246,22 +250,6 @@ async def test_a_restarted_hub_goes_on_counting(world: World, session: FakeSessi
     await other.look([world.spawner])
     assert other.view(world.spawner)["idle"] >= 1170
     await other.servers.close()
-
-
-async def test_hibernating_is_left_to_what_can(world: World, session: FakeSession) -> None:
-    world.spawner.profile = config.Profile(**{**vars(world.spawner.profile), "hibernate_after": 120})
-    for _ in range(10):
-        view = await world.look()
-    assert view["state"] == "idle"
-
-    async def can(spawner: Any) -> bool:
-        return True
-
-    world.sessions.hibernate = can
-    session.asked.clear()
-    await world.look()
-    view = await world.look()
-    assert view["state"] == "hibernated" and len(session.asked) == 2, "a frozen session is not asked"
 
 
 async def test_a_stop_that_fails_leaves_no_cause_and_is_tried_again(world: World, session: FakeSession) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import FakeEngine, FakeNode, make_node, refusal
-from metalhub_hub import config, egress
+from metalhub_hub import config, egress, node_client
 from metalhub_hub.cluster import Cluster
 from metalhub_hub.engine import Engine, Tls
 
@@ -225,7 +225,7 @@ async def test_nodes_that_tell_no_refusals_are_named(world: World, engine: FakeE
         "lost": "the node is down",
     }
     assert report.rows == ()
-    monkeypatch.setattr(egress, "NODE_BYTES", 2**20)
+    monkeypatch.setattr(node_client, "NODE_BYTES", 2**20)
     world.one.answers["/refusals"] = {"lines": [refusal("x" * 2**20)]}
     world.clock.time += 60
     assert (await world.hub.report("day")).silent["compute1"] == "its answer is larger than 1 MiB"

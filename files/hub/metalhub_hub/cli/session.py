@@ -19,7 +19,8 @@ SESSION = Argument("session", "USER for the default session, or USER/NAME", {"me
 def state(server: Mapping[str, Any]) -> str:
     """A session's state in one word."""
     pending = {"spawn": "starting", "stop": "stopping"}
-    return pending.get(str(server["pending"]), "running" if server["ready"] else "stopped")
+    life = (server.get("state") or {}).get("life") or {}
+    return pending.get(str(server["pending"]), ("hibernated" if life.get("frozen") else "running") if server["ready"] else "stopped")
 
 
 def ago(moment: str | None) -> str:
@@ -111,12 +112,23 @@ def stop(ask: Ask) -> None:
 
 
 def extend(ask: Ask) -> None:
-    found = find(ask)
     if ask.options.by is not None:
         legal("--by", parse_duration, ask.options.by)
+    _post(ask, "extend", {} if ask.options.by is None else {"by": ask.options.by})
+
+
+def hibernate(ask: Ask) -> None:
+    _post(ask, "hibernate")
+
+
+def wake(ask: Ask) -> None:
+    _post(ask, "wake")
+
+
+def _post(ask: Ask, what: str, body: Any = None) -> None:
+    found = find(ask)
     below = f"sessions/{part(found['name'])}" if found["name"] else "session"
-    body = {} if ask.options.by is None else {"by": ask.options.by}
-    answer = ask.hub.ask("POST", f"/metalhub/api/users/{part(found['user'])}/{below}/extend", body)
+    answer = ask.hub.ask("POST", f"/metalhub/api/users/{part(found['user'])}/{below}/{what}", body)
     if ask.options.json:
         ask.json(answer)
     else:
@@ -155,6 +167,8 @@ NOUN = Noun(
             (SESSION, Argument("--by", "by how much, such as 30m, if not by an hour", {"metavar": "TIME"})),
         ),
         Verb("diagnose", "say why one does not run, or what is wrong with it, with evidence and the next step", diagnose, (SESSION,)),
+        Verb("hibernate", "freeze one where it is and give its memory back; opening it wakes it", hibernate, (SESSION,)),
+        Verb("wake", "let a hibernated one go on", wake, (SESSION,)),
         Verb("stop", "stop one, and wait until it has ended; homes stay", stop, (SESSION,)),
     ),
 )

@@ -15,10 +15,10 @@ const metalhub = (() => {
     }
   }
 
-  // The address of a session below /hub/api/users/<user>/, and of its extension in Metalhub's API.
+  // The address of a session below /hub/api/users/<user>/, and of what is done to it in Metalhub's API: extend, hibernate, wake.
   const part = encodeURIComponent;
   const server = (user, name) => `api/users/${part(user)}/` + (name ? `servers/${part(name)}` : "server");
-  const extension = (user, name) => `metalhub/api/users/${part(user)}/` + (name ? `sessions/${part(name)}/extend` : "session/extend");
+  const act = (user, name, what) => `metalhub/api/users/${part(user)}/` + (name ? `sessions/${part(name)}/${what}` : `session/${what}`);
 
   // A countdown's time.
   function clock(seconds) {
@@ -70,5 +70,5 @@ const metalhub = (() => {
       link.closest(".dropdown")?.querySelector(".dropdown-toggle").classList.add("active");
     }
   }
-  return {base, headers, wait, ask, server, extension, clock, localise};
+  return {base, headers, wait, ask, server, act, clock, localise};
 })();
