@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import sqlite3
-from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
