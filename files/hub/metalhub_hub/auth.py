@@ -64,13 +64,21 @@ class _OAuthLogout(audit_hooks.AuditedLogout, OAuthLogoutHandler):  # type: igno
     pass
 
 
-class MetalhubOAuthenticator(GenericOAuthenticator):  # type: ignore[misc]
+class _Removal:
+    """For authenticators: a user who is removed waits for nothing any more."""
+
+    async def delete_user(self, user: Any) -> None:
+        await platform.current().admission.dismiss(user)
+        super().delete_user(user)  # type: ignore[misc]
+
+
+class MetalhubOAuthenticator(_Removal, GenericOAuthenticator):  # type: ignore[misc]
     """An OpenID Connect provider's accounts."""
 
     logout_handler = _OAuthLogout
 
 
-class MetalhubNativeAuthenticator(NativeAuthenticator):  # type: ignore[misc]
+class MetalhubNativeAuthenticator(_Removal, NativeAuthenticator):  # type: ignore[misc]
     """Native accounts whose first administrator is there before anybody can sign up under that name."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

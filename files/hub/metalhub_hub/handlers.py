@@ -23,9 +23,12 @@ from . import (
     spawner,
     usage,
 )
+from .core.durations import format_duration
 from .core.egress_report import plain
+from .core.start_queue import about
 from .engine import EngineUnknown
 from .openapi import array, fields, integer, mapping, named, number, text, truth
+from .session_pages import WAITING
 
 STATIC = Path(__file__).parent / "static"
 
@@ -81,7 +84,7 @@ class RoomHandler(BaseHandler):  # type: ignore[misc]
         groups = {group.name for group in self.current_user.groups}
         found = await spawner.cards(platform.current(), groups, self.current_user.name)
         self.set_header("Cache-Control", "no-store")
-        self.finish({card["name"]: {key: card[key] for key in ("places", "state", "why", "gpu")} for card in found})
+        self.finish({card["name"]: {key: card[key] for key in ("places", "state", "why", "gpu", "waiting")} for card in found})
 
 
 class _Refusals:
@@ -144,6 +147,35 @@ class EgressAPIHandler(_Refusals, APIHandler):  # type: ignore[misc]
         )
 
 
+class QueueHandler(BaseHandler):  # type: ignore[misc]
+    """GET /hub/metalhub/queue: who waits for a place, for administrators."""
+
+    def _record_activity(self, obj: Any, timestamp: Any = None) -> bool:
+        return False  # the page looks again by itself
+
+    @web.authenticated
+    @needs_scope("admin-ui")
+    async def get(self) -> None:
+        admission = platform.current().admission
+        self.set_header("Cache-Control", "no-store")
+        page = {"rows": admission.rows(), "starting": admission.starting, "patience": platform.current().document.queue_patience}
+        self.finish(await self.render_template("queue.html", words=format_duration, about=about, **page))
+
+
+class QueueAPIHandler(APIHandler):  # type: ignore[misc]
+    """GET /hub/metalhub/api/queue: the same as JSON."""
+
+    @openapi.operation(
+        "The starts that wait for a place, the next one first",
+        "admin-ui",
+        answer=fields({"queue": array(WAITING), "starting": integer("how many have their place and are under way")}),
+    )
+    async def get(self) -> None:
+        admission = platform.current().admission
+        self.set_header("Cache-Control", "no-store")
+        self.finish({"queue": admission.rows(), "starting": admission.starting})
+
+
 class NodesAPIHandler(APIHandler):  # type: ignore[misc]
     """GET /hub/metalhub/api/nodes: the swarm's nodes with what is free on each, for administrators."""
 
@@ -166,6 +198,8 @@ HANDLERS = [
     (r"/metalhub/egress", EgressHandler),
     (r"/metalhub/api/egress", EgressAPIHandler),
     (r"/metalhub/api/nodes", NodesAPIHandler),
+    (r"/metalhub/queue", QueueHandler),
+    (r"/metalhub/api/queue", QueueAPIHandler),
     *usage.HANDLERS,
     *admin_sessions.HANDLERS,
     *audit_pages.HANDLERS,

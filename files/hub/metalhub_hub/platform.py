@@ -12,6 +12,7 @@ from typing import Any
 from jupyterhub import orm
 
 from . import egress
+from .admission import Admission
 from .audit import Audit
 from .audit_check import AuditCheck
 from .cluster import Cluster
@@ -82,6 +83,7 @@ class Platform:
         self.sessions = Sessions(self)
         self.snapshots = Snapshots(self)
         self.quota = Quota(self, database_url(document))
+        self.admission = Admission(self)
         self.proxy: Any = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -92,6 +94,7 @@ class Platform:
         self._tasks.append(asyncio.ensure_future(self.sessions.watch()))
         self._tasks.append(asyncio.ensure_future(self.quota.watch()))
         self._tasks.append(asyncio.ensure_future(self.audit_check.watch()))
+        self._tasks.append(asyncio.ensure_future(self.admission.restore()))
 
     async def _sweep_for_ever(self) -> None:
         while True:

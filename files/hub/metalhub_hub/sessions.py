@@ -312,6 +312,8 @@ class Sessions:
             "ended": spawner.ending(),
             "way_out": spawner.way_out(),
         }
+        if place := self.host.admission.view(spawner):
+            shown["queue"] = place
         if running is None:
             return shown
         step = min(lifecycle.STEP, running.extension_left) if limits.idle_stop or limits.max_session else 0

@@ -30,6 +30,7 @@ CASES = {
     "POST /metalhub/notice/ann/other":                     (403, 404, 403, 403, 403, 403, 403),
     # pages for administrators
     "GET /metalhub/egress":                                (302, 403, 403, 200, 302, 302, 302),
+    "GET /metalhub/queue":                                 (302, 403, 403, 200, 302, 302, 302),
     "GET /metalhub/usage":                                 (302, 403, 403, 200, 302, 302, 302),
     "GET /metalhub/usage.csv":                             (302, 403, 403, 200, 200, 403, 403),
     "GET /metalhub/sessions":                              (302, 403, 403, 200, 302, 302, 302),
@@ -46,6 +47,7 @@ CASES = {
     "POST /metalhub/api/users/ann/snapshots/x/restore":    (403, 409, 404, 409, 409, 403, 403),
     # the API for administrators
     "GET /metalhub/api/egress":                            (403, 403, 403, 200, 200, 403, 403),
+    "GET /metalhub/api/queue":                             (403, 403, 403, 200, 200, 403, 403),
     "GET /metalhub/api/nodes":                             (403, 403, 403, 200, 200, 403, 403),
     "GET /metalhub/api/sessions":                          (403, 403, 403, 200, 200, 403, 403),
     "GET /metalhub/api/audit":                             (403, 403, 403, 200, 200, 403, 403),

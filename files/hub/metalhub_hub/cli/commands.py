@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from . import audit, completion, node, quota, session, snapshot, usage, user
+from . import audit, completion, node, queue, quota, session, snapshot, usage, user
 
-NOUNS = (session.NOUN, snapshot.NOUN, user.NOUN, node.NOUN, quota.NOUN, usage.NOUN, audit.NOUN, completion.NOUN)
+NOUNS = (session.NOUN, snapshot.NOUN, user.NOUN, node.NOUN, queue.NOUN, quota.NOUN, usage.NOUN, audit.NOUN, completion.NOUN)
