@@ -286,7 +286,7 @@ def test_a_herd_waits_in_order_and_none_gets_an_error(site: Site) -> None:
     with ThreadPoolExecutor(HERD) as pool:
         answers = list(pool.map(lambda user: site.start(user).status_code, users))
     assert set(answers) <= {201, 202}, answers
-    eventually(lambda: len(site.queue()) == HERD - 1)
+    eventually(lambda: len(site.queue()) == HERD - 1, 120)
     order = [row["user"] for row in site.queue()]
     assert len(site.engine.services) == 1 and site.engine.unplaced == 0  # type: ignore[attr-defined]
     site.engine.requests.clear()
@@ -294,7 +294,7 @@ def test_a_herd_waits_in_order_and_none_gets_an_error(site: Site) -> None:
     assert len(site.engine.requests) <= 16, "what the queue asks does not grow with those who wait"
     (first,) = set(users) - set(order)
     for before, user in zip([first, *order[:4]], order[:5], strict=True):
-        eventually(lambda before=before: site.runs(before))
+        eventually(lambda before=before: site.runs(before), 120)
         site.stop(before)
-        eventually(lambda user=user: site.runs(user))
+        eventually(lambda user=user: site.runs(user), 120)
     assert [row["user"] for row in site.queue()] == order[5:]
