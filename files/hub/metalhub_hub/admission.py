@@ -337,9 +337,14 @@ class Admission:
             entry.spawner._audit("left", cause=end, seconds=round(waited))
 
     def _give_up(self, error: EngineUnknown) -> None:
-        """The cluster does not answer. Who was promised a place keeps it; who just came is told."""
+        """The cluster does not answer. Those who wait keep their places, and who comes joins them; where nobody waits it is told."""
+        others = any(entry.waits for entry in self._entries.values())
         for entry in list(self._entries.values()):
-            if not entry.waits and self.now() - entry.arrived > min(ENGINE_PATIENCE, self.host.document.session.start_timeout):
+            if entry.waits or self.now() - entry.arrived < ENGINE_PATIENCE:
+                continue
+            if others:
+                entry.waits = True
+            else:
                 self._refuse(entry, "refused", Refused(NO_ANSWER, reason="engine", status=503, log=f"engine: {error}"))
 
     def _expire(self) -> None:
