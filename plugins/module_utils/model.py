@@ -21,6 +21,7 @@ from .sandboxes import SANDBOXES, hibernation_refusal, session_sandbox
 from .showback import rate_faults
 from .sizes import format_size, parse_size
 from .specs import Fault, Spec, check_options, check_value, listed, nearest
+from .start_queue import PRIORITY_LEGAL, legal_priority
 from .zones import LEGAL as ZONE_LEGAL
 from .zones import read_zone
 
@@ -170,6 +171,7 @@ def check_site(site: Site) -> list[Problem]:
         _check_time_zone,
         _check_rates,
         _check_notice,
+        _check_queue,
         _check_facts,
     )
     problems = [*site.findings, *(problem for check in checks for problem in check(site))]
@@ -621,6 +623,17 @@ def _check_notice(site: Site) -> Iterator[Problem]:
     value = site.variable("metalhub_quota_notice")
     if isinstance(value, str):
         yield from map(_of_site, check_value("metalhub_quota_notice", value, {"type": "duration"}))
+
+
+def _check_queue(site: Site) -> Iterator[Problem]:
+    value = site.variable("metalhub_queue_patience")
+    if isinstance(value, str):
+        yield from map(_of_site, check_value("metalhub_queue_patience", value, {"type": "duration"}))
+    priorities = site.variable("metalhub_queue_priorities")
+    if isinstance(priorities, Mapping):
+        for group, number in priorities.items():
+            if not legal_priority(number):
+                yield Problem(f"metalhub_queue_priorities.{group}", number, None, f"{number!r} is not a priority.", PRIORITY_LEGAL)
 
 
 def _check_facts(site: Site) -> Iterator[Problem]:

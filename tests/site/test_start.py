@@ -1,13 +1,15 @@
-"""A start that fails says why in one sentence, at once or soon, and leaves nothing running."""
+"""A start that fails says why in one sentence, at once or soon, and leaves nothing running; one without room waits."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
-from cluster import Cluster, Hub, wait
+from cluster import Cluster, Hub, ProofError, wait
 
 Guest = Callable[[str], Hub]
 USER = "t-refused"
@@ -41,17 +43,52 @@ def refusal(cluster: Cluster, guest: Guest) -> Iterator[Callable[..., str]]:
     cluster.nothing_left(USER)
 
 
-def test_no_room_now(cluster: Cluster, guest: Guest, refusal: Callable[..., str]) -> None:
-    """The node is large enough for the medium flavor, but a small session holds part of it."""
+def place_in_queue(cluster: Cluster, user: str) -> dict[str, Any]:
+    """What a user is told whose start waits; empty where it does not, or the hub does not answer."""
+    with contextlib.suppress(ProofError, ValueError, KeyError):
+        (session,) = cluster.admin.request("GET", f"/hub/metalhub/api/users/{user}/sessions").json()["sessions"]
+        assert "queue" not in session or session["state"] == "queued"
+        return dict(session.get("queue", {}))
+    return {}
+
+
+def test_where_there_is_no_room_a_start_waits(cluster: Cluster, guest: Guest) -> None:
+    """The node is large enough for the medium flavor, but a small session holds part of it. The wait outlives the hub."""
     cluster.only(cluster.compute[0])
     guest("t-holder").start("t-holder", None)
-    sentence = refusal("notebook-medium")
-    assert "no room" in sentence and "others hold" in sentence
+    answer = guest(USER).request("POST", f"/hub/api/users/{USER}/server", {"profile": "notebook-medium"})
+    assert answer.status == 202, answer
+    told = wait("a place in the queue", lambda: place_in_queue(cluster, USER), 20)
+    assert told["position"] == 1 and told["message"].startswith("You are next. "), told
+    (row,) = cluster.admin.request("GET", "/hub/metalhub/api/queue").json()["queue"]
+    assert (row["user"], row["profile"]) == (USER, "notebook-medium")
+    assert f"{USER} " in cluster.ssh(cluster.control, "metalhub queue list")
     assert not cluster.services(USER)
     found = cluster.diagnosis(USER)
     assert (found["cause"], found["now"]) == ("no room", True) and found["facts"]["room now"].startswith("0 places on 1 machine")
     cluster.only(*cluster.compute)
     assert cluster.diagnosis(USER)["now"] is False
+
+    cluster.ssh(cluster.control, "systemctl restart metalhub-hub")
+    again = wait("the place after the hub's restart", lambda: place_in_queue(cluster, USER), 90, 0.5)
+    assert again["since"] == told["since"]
+    assert cluster.server("t-holder").get("ready") and not cluster.services(USER)
+    cluster.stop_all("t-holder")
+    wait("the session", lambda: cluster.server(USER).get("ready"), 60)
+    assert len(cluster.services(USER)) == 1 and not place_in_queue(cluster, USER)
+
+
+def test_who_leaves_the_queue_starts_nothing(cluster: Cluster, guest: Guest) -> None:
+    cluster.only(cluster.compute[0])
+    guest("t-holder").start("t-holder", None)
+    user = guest(USER)
+    user.request("POST", f"/hub/api/users/{USER}/server", {"profile": "notebook-medium"})
+    wait("a place in the queue", lambda: place_in_queue(cluster, USER), 20)
+    cluster.stop_all(USER)
+    assert cluster.admin.request("GET", "/hub/metalhub/api/queue").json()["queue"] == []
+    cluster.stop_all("t-holder")
+    time.sleep(5)
+    assert not cluster.services(USER) and not cluster.server(USER).get("ready")
 
 
 def test_no_machine(cluster: Cluster, refusal: Callable[..., str]) -> None:

@@ -75,7 +75,9 @@ class _Known:
             return False
         return bool(super().check_blocked_users(username, authentication))  # type: ignore[misc]
 
-    def delete_user(self, user: Any) -> None:
+    async def delete_user(self, user: Any) -> None:
+        # Who is removed waits for nothing any more.
+        await platform.current().admission.dismiss(user)
         super().delete_user(user)  # type: ignore[misc]
         platform.current().people.forget(user.name)
 

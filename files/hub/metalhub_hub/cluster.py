@@ -134,6 +134,14 @@ def live(task: Json) -> bool:
     return task_state(task) not in ENDED and str(task.get("DesiredState", "running")).lower() not in ENDED
 
 
+def serves(node: Json) -> str:
+    """The pool whose sessions a node takes now; empty where it takes none."""
+    spec = node.get("Spec", {})
+    labels = spec.get("Labels") or {}
+    ready = labels.get("metalhub.network") == "ready" and node.get("Status", {}).get("State") == "ready"
+    return str(labels.get("metalhub.pool") or "") if ready and spec.get("Availability") == "active" else ""
+
+
 def resources(node: Json) -> dict[str, float]:
     """What a node has: ``cpu`` in billionths, ``memory`` in bytes, and its GPUs or slices by their kind."""
     has = node.get("Description", {}).get("Resources", {})
@@ -144,30 +152,31 @@ def reservations(tasks: Sequence[Json]) -> dict[str, dict[str, float]]:
     """What is reserved on each node, by its id, in the units of ``resources``."""
     used: dict[str, dict[str, float]] = {}
     for task in filter(live, tasks):
-        reserved = (task.get("Spec", {}).get("Resources") or {}).get("Reservations") or {}
         sums = used.setdefault(str(task.get("NodeID", "")), {})
-        amounts = {"cpu": reserved.get("NanoCPUs", 0), "memory": reserved.get("MemoryBytes", 0), **_generic(reserved)}
-        for kind, amount in amounts.items():
+        for kind, amount in reserved(task).items():
             sums[kind] = sums.get(kind, 0) + amount
     return used
 
 
+def reserved(task: Json) -> dict[str, float]:
+    """What a task reserves, in the units of ``resources``."""
+    amounts = (task.get("Spec", {}).get("Resources") or {}).get("Reservations") or {}
+    return {"cpu": amounts.get("NanoCPUs", 0), "memory": amounts.get("MemoryBytes", 0), **_generic(amounts)}
+
+
+def reserves(flavor: Flavor) -> dict[str, float]:
+    """What a session of a flavor reserves, in the units of ``resources``."""
+    gpus = {flavor.gpu.resource: float(flavor.gpu.count)} if flavor.gpu else {}
+    return {"cpu": flavor.cpus * 1e9, "memory": float(flavor.memory), **gpus}
+
+
 def room(nodes: Sequence[Json], tasks: Sequence[Json], pool: str, flavor: Flavor) -> Room:
     """Count the places for ``flavor`` in ``pool``, as Swarm's scheduler would: by reservations."""
-    want: dict[str, float] = {"cpu": flavor.cpus * 1e9, "memory": flavor.memory}
-    if flavor.gpu:
-        want[flavor.gpu.resource] = flavor.gpu.count
+    want = reserves(flavor)
     used = reservations(tasks)
     places = serving = able = free = total = 0
     for node in nodes:
-        spec = node.get("Spec", {})
-        labels = spec.get("Labels") or {}
-        if (
-            labels.get("metalhub.pool") != pool
-            or labels.get("metalhub.network") != "ready"
-            or spec.get("Availability") != "active"
-            or node.get("Status", {}).get("State") != "ready"
-        ):
+        if serves(node) != pool:
             continue
         serving += 1
         have = resources(node)
@@ -183,10 +192,11 @@ def room(nodes: Sequence[Json], tasks: Sequence[Json], pool: str, flavor: Flavor
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Nodes and tasks of one moment."""
+    """Nodes and tasks of one moment. ``taken``: when the engine was asked, by the steady clock."""
 
     nodes: Mapping[str, Json]
     tasks: Sequence[Json]
+    taken: float = 0.0
 
     def of(self, session: str) -> list[Json]:
         """Tasks of a session, by its service's name."""
@@ -202,6 +212,11 @@ class Snapshot:
 
     def room(self, pool: str, flavor: Flavor) -> Room:
         return room(list(self.nodes.values()), self.tasks, pool, flavor)
+
+
+def session_of(task: Json) -> str:
+    """The session that a task is of, by its service's name."""
+    return str(labels(task).get("metalhub.session", ""))
 
 
 def labels(task: Json) -> Json:
@@ -220,9 +235,10 @@ class Cluster:
         self._running: asyncio.Task[None] | None = None
 
     async def _take(self) -> None:
+        asked = self.clock()
         try:
             nodes, tasks = await asyncio.gather(self.engine.nodes(), self.engine.tasks())
-            self._snapshot = Snapshot({str(node["ID"]): node for node in nodes}, tasks)
+            self._snapshot = Snapshot({str(node["ID"]): node for node in nodes}, tasks, asked)
             self._trouble = ""
         except (EngineUnknown, EngineRefused) as error:
             # Also a refusal: a node that was demoted answers 4xx to everything, which says nothing about sessions.

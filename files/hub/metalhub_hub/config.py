@@ -17,7 +17,7 @@ from urllib.parse import urlparse
 
 import yaml
 
-from .core import durations, names, profiles, quotas, sandboxes, showback, sizes, zones
+from .core import durations, names, profiles, quotas, sandboxes, showback, sizes, start_queue, zones
 from .core.quotas import Quota, Quotas
 from .core.showback import Rates
 
@@ -219,6 +219,8 @@ class Document:
     profiles: Mapping[str, Profile]
     quotas: Quotas
     quota_notice: int
+    queue_patience: int
+    queue_priorities: Mapping[str, int]
     time_zone: tzinfo
     rates: Rates
     groups: Mapping[str, frozenset[str]]
@@ -446,6 +448,16 @@ def _quotas(reader: _Reader) -> Quotas:
     return grants
 
 
+def _priorities(part: _Reader) -> dict[str, int]:
+    found = {}
+    for name, number in part.data.items():
+        if start_queue.legal_priority(number):
+            found[str(name)] = int(number)
+        else:
+            part.bad(str(name), number, start_queue.PRIORITY_LEGAL)
+    return found
+
+
 def _time_zone(reader: _Reader) -> tzinfo:
     name = reader.raw("time_zone", "UTC")
     try:
@@ -659,6 +671,8 @@ def parse(data: Any) -> Document:
         profiles=offered,
         quotas=_quotas(top.part("quotas", {})),
         quota_notice=top.parsed("quota_notice", durations.parse_duration, "5m"),
+        queue_patience=top.parsed("queue_patience", durations.parse_duration, "4h"),
+        queue_priorities=_priorities(top.part("queue_priorities", {})),
         time_zone=_time_zone(top),
         rates=_rates(top),
         groups=groups,

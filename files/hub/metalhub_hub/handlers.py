@@ -27,9 +27,11 @@ from . import (
 )
 from .core import durations
 from .core.egress_report import plain
+from .core.start_queue import about
 from .engine import EngineRefused, EngineUnknown
 from .ledger import LedgerError
 from .openapi import anything, array, fields, integer, mapping, named, number, text, truth
+from .session_pages import WAITING
 
 STATIC = Path(__file__).parent / "static"
 
@@ -86,7 +88,8 @@ class RoomHandler(BaseHandler):  # type: ignore[misc]
         groups = {group.name for group in self.current_user.groups}
         found = await spawner.cards(platform.current(), groups, self.current_user.name)
         self.set_header("Cache-Control", "no-store")
-        self.finish({card["name"]: {key: card[key] for key in ("places", "state", "why", "tag", "ask", "gpu")} for card in found})
+        told = ("places", "state", "why", "tag", "ask", "gpu", "waiting")
+        self.finish({card["name"]: {key: card[key] for key in told} for card in found})
 
 
 class _Refusals:
@@ -147,6 +150,35 @@ class EgressAPIHandler(_Refusals, APIHandler):  # type: ignore[misc]
                 "cut": report.cut,
             }
         )
+
+
+class QueueHandler(BaseHandler):  # type: ignore[misc]
+    """GET /hub/metalhub/queue: who waits for a place, for administrators."""
+
+    def _record_activity(self, obj: Any, timestamp: Any = None) -> bool:
+        return False  # the page looks again by itself
+
+    @web.authenticated
+    @needs_scope("admin-ui")
+    async def get(self) -> None:
+        admission = platform.current().admission
+        self.set_header("Cache-Control", "no-store")
+        page = {"rows": admission.rows(), "starting": admission.starting, "patience": platform.current().document.queue_patience}
+        self.finish(await self.render_template("queue.html", words=durations.format_duration, about=about, **page))
+
+
+class QueueAPIHandler(APIHandler):  # type: ignore[misc]
+    """GET /hub/metalhub/api/queue: the same as JSON."""
+
+    @openapi.operation(
+        "The starts that wait for a place, the next one first",
+        "admin-ui",
+        answer=fields({"queue": array(WAITING), "starting": integer("how many have their place and are under way")}),
+    )
+    async def get(self) -> None:
+        admission = platform.current().admission
+        self.set_header("Cache-Control", "no-store")
+        self.finish({"queue": admission.rows(), "starting": admission.starting})
 
 
 class NodesAPIHandler(APIHandler):  # type: ignore[misc]
@@ -210,6 +242,8 @@ HANDLERS = [
     (r"/metalhub/api/egress", EgressAPIHandler),
     (r"/metalhub/api/nodes", NodesAPIHandler),
     (r"/metalhub/api/nodes/([^/]+)/(drain|undrain)", DrainHandler),
+    (r"/metalhub/queue", QueueHandler),
+    (r"/metalhub/api/queue", QueueAPIHandler),
     *usage.HANDLERS,
     *people_pages.HANDLERS,
     *admin_sessions.HANDLERS,

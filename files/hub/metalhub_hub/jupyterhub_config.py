@@ -35,7 +35,7 @@ c.ConfigurableHTTPProxy.should_start = False
 c.JupyterHub.spawner_class = spawner.MetalhubSpawner
 c.Spawner.consecutive_failure_limit = 0  # a full cluster is no reason for the hub to end
 c.Spawner.http_timeout = 60
-# Who starts with a hundred others is no error: upstream refuses the 101st. Quota and room decide, and each start gives up after its time.
+# Starts wait in the platform's own queue; a limit here would refuse them.
 c.JupyterHub.concurrent_spawn_limit = 0
 c.JupyterHub.allow_named_servers = document.named_servers > 0
 c.JupyterHub.named_server_limit_per_user = document.named_servers

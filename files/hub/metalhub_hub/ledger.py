@@ -261,6 +261,16 @@ class Ledger:
         statement = sa.select(*key, seconds).where(table.session.in_(held)).group_by(*key)
         return [(*row[:4], int(row[4])) for row in self._do(lambda connection: connection.execute(statement).all())]
 
+    def lasted(self, since: int) -> dict[str, list[float]]:
+        """How long sessions lasted that ended after an instant, in seconds and the shortest first, by their profile."""
+        table = _intervals.c
+        seconds = table.ended - table.started
+        statement = sa.select(table.profile, seconds).where(table.ended > since, table.resource == SESSION).order_by(seconds)
+        found: dict[str, list[float]] = {}
+        for profile, number in self._do(lambda connection: connection.execute(statement).all()):
+            found.setdefault(profile, []).append(float(number))
+        return found
+
     # Overrides
 
     def grant(self, user: str, override: Override, by: str, at: int) -> int:

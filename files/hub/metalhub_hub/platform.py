@@ -13,6 +13,7 @@ from typing import Any
 from jupyterhub import orm
 
 from . import agents, egress
+from .admission import Admission
 from .approvals import Approvals
 from .audit import Audit
 from .audit_check import AuditCheck
@@ -119,6 +120,7 @@ class Platform:
         self.turn = Turn()
         self.people = People(self)
         self.drains = Drains(self)
+        self.admission = Admission(self)
         self.proxy: Any = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -139,6 +141,7 @@ class Platform:
         self._tasks.append(asyncio.ensure_future(self.audit_check.watch()))
         self._tasks.append(asyncio.ensure_future(self.drains.watch()))
         self._tasks.append(asyncio.ensure_future(self.agents.watch()))
+        self._tasks.append(asyncio.ensure_future(self.admission.restore()))
 
     def figures(self, session: str) -> Memory | None:
         """A session's memory, by its service's name, as its node tells; None where it does not, or not yet."""

@@ -48,12 +48,14 @@ def choose(document: Document, groups: Collection[str], options: Mapping[str, An
     raise Refused(f"There is no profile {str(wanted)[:64]!r} for you; there is {names}.", reason="profile", status=403)
 
 
-def no_room(profile: Profile, room: Room | None) -> Refused:
-    """Why ``profile`` has no place now, as well as it is known."""
+def no_room(profile: Profile, room: Room | None, waited: str = "") -> Refused:
+    """Why ``profile`` has no place now, as well as it is known. ``waited``: for how long it was waited for, in words."""
     if room and not room.nodes:
         sentence = f"There is no room for “{profile.title}”: no machine of its pool “{profile.pool}” is up right now."
     elif room and not room.able:
         sentence = f"There is no room for “{profile.title}”: no machine that is up now is large enough for it."
+    elif waited:
+        sentence = f"No place for “{profile.title}” came free in {waited}, so your start was given up; try again or pick another profile."
     else:
         sentence = (
             f"There is no room for “{profile.title}” right now: others hold all of its places, "

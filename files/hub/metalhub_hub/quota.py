@@ -247,15 +247,23 @@ class Quota:
             return ("You may not have a home, and no session runs without one; ask an administrator.",)
         return found
 
-    def admit(self, spawner: Any, profile: Profile) -> None:
-        """Check all limits and reserve, in one step. Raises Refused, and then nothing is reserved."""
-        user, groups = spawner.user.name, sorted(spawner.groups)
+    def running(self) -> Counter[str]:
+        """How many sessions each user has that run, or start and have their place."""
+        return Counter(user for user, _ in self._holds)
+
+    def check(self, spawner: Any, profile: Profile) -> None:
+        """Check all limits, and reserve nothing. Raises Refused."""
         try:
-            found = self.refusals(user, spawner.name, groups, profile)
+            found = self.refusals(spawner.user.name, spawner.name, sorted(spawner.groups), profile)
         except LedgerError as error:
             raise Refused(NO_LEDGER, reason="ledger", status=503, log=f"ledger: {error}") from None
         if found:
             raise Refused(" ".join(found), reason="quota", status=403)
+
+    def admit(self, spawner: Any, profile: Profile) -> None:
+        """Check all limits and reserve, in one step. Raises Refused, and then nothing is reserved."""
+        self.check(spawner, profile)
+        user, groups = spawner.user.name, sorted(spawner.groups)
         self._holds[user, spawner.name] = Hold(
             user, spawner.name, profile.name, tuple(groups), profile.flavor.memory, resources(profile)
         )

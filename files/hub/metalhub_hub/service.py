@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import urlparse
 
@@ -74,9 +74,9 @@ def spec(
     image: str,
     environment: Mapping[str, str],
     command: list[str],
-    avoid: str = "",
+    avoid: Collection[str] = (),
 ) -> dict[str, Any]:
-    """The body of ``POST /services/create`` for one session. ``image`` is pinned by digest, ``avoid`` is a node's id.
+    """The body of ``POST /services/create`` for one session. ``image`` is pinned by digest, ``avoid`` are ids of nodes.
 
     The environment holds the session's API token: Swarm keeps it in its encrypted log and shows it to those who may
     ask a manager, who own the platform anyway. A Swarm secret would be a file the same user can read, and one more
@@ -159,7 +159,7 @@ def spec(
                 "Constraints": [
                     f"node.labels.metalhub.pool=={profile.pool}",
                     "node.labels.metalhub.network==ready",
-                    *([f"node.id!={avoid}"] if avoid else []),
+                    *(f"node.id!={node}" for node in avoid),
                 ]
             },
             "Networks": [{"Target": names.network_name(profile.egress)}],

@@ -32,7 +32,16 @@ _ALWAYS = {
     "way_out": text("why its way out is closed, in words; empty where it is not"),
     "troubles": array(text(), "what its user has to know of it, such as that its machine is taken out of service"),
 }
+_PLACE = {
+    "position": integer("its place among the starts that wait in the same pool, from 1"),
+    "since": text("since when it waits"),
+    "estimate": integer("seconds until its turn, as far as that can be foreseen", null=True),
+    "basis": text("how that is known: history, idle, latest, now, or nothing"),
+    "message": text("all that in words"),
+}
+_OTHERS = array(fields({"name": text(), "title": text()}), "the user's other profiles that would start at once")
 _RUNNING = {
+    "queue": fields({**_PLACE, "alternatives": _OTHERS}, "only while its start waits for a place"),
     "next": text("what happens next: stop, hibernate, or nothing"),
     "why": text("of what happens next: idle or max_session"),
     "left": integer("seconds until then", null=True),
@@ -48,6 +57,22 @@ _RUNNING = {
     "stays": text("why it was to be hibernated and was not, in words"),
     "notices": array(fields({"key": text(), "text": text()}), "what its user is told of quotas"),
 }
+WAITING = named(
+    "Waiting",
+    fields(
+        {
+            "user": text(),
+            "name": text("the session's name, empty for the default one"),
+            "profile": text(),
+            "title": text("the profile's title"),
+            "pool": text(),
+            "waited": integer("seconds"),
+            "priority": integer("of its user"),
+            "sessions": integer("how many its user has"),
+            **_PLACE,
+        }
+    ),
+)
 SESSION = named("Session", fields(_ALWAYS, "While it runs, all keys are there.", **_RUNNING))
 TURNED = named("Turned", fields({"message": text("a sentence"), **_ALWAYS}, **_RUNNING))
 FAULTS = {409: "It cannot be; the message says why.", 503: "Not now; the message says why."}

@@ -327,6 +327,8 @@ class Sessions:
             "way_out": spawner.way_out(),
             "troubles": [notice["text"] for notice in troubles],
         }
+        if place := self.host.admission.view(spawner):
+            shown["queue"] = place
         if running is None:
             return shown
         asleep = running.state == lifecycle.HIBERNATED

@@ -11,9 +11,9 @@ import asyncio
 import math
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 from jupyterhub import __version__ as hub_version
@@ -22,6 +22,7 @@ from sqlalchemy.orm import object_session
 from traitlets import default
 
 from . import acting, cluster, metrics, platform, policy, service, usage
+from .admission import NO_ANSWER
 from .config import Profile
 from .core import diagnosis, durations, lifecycle, names, sizes
 from .core.diagnosis import Memory
@@ -30,7 +31,7 @@ from .ledger import LedgerError
 from .policy import Refused
 from .quota import NO_LEDGER
 
-NO_ANSWER = "The cluster does not answer right now, so nothing was started; try again in a minute."
+One, Other = TypeVar("One"), TypeVar("Other")
 
 # Swarm says "no suitable node" a moment too early when a place is just being freed.
 ROOM_PATIENCE = 1.5
@@ -84,6 +85,9 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         self._killed = -math.inf
         self._events: list[dict[str, Any]] = []
         self._event = asyncio.Event()
+        # Nodes that are kept for others, and when its turn came.
+        self._avoid: tuple[str, ...] = ()
+        self._turned = 0.0
         super().__init__(**kwargs)
 
     @default("ip")
@@ -100,8 +104,10 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
 
     @default("start_timeout")
     def _start_timeout(self) -> int:
-        # start() keeps its own, shorter time, because this one ends without a word to the user.
-        return self.platform.document.session.start_timeout + 30
+        # start() keeps its own, shorter times, because this one ends without a word to the user. Swarm may send it back to the queue
+        # as its patience ends.
+        document = self.platform.document
+        return document.queue_patience + 2 * document.session.start_timeout + 60
 
     @default("options_form")
     def _options_form(self) -> str:
@@ -166,7 +172,8 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             raise Refused(f"The account {self.user.name} is disabled.", reason="disabled", status=403)
         profile = policy.choose(document, self.groups, options, self.granted)
         self.platform.approvals.admit(self.user.name, profile)
-        self.platform.quota.admit(self, profile)
+        # What it holds counts from its turn on, when this is checked again.
+        self.platform.quota.check(self, profile)
         self.profile_name = profile.name
         self.mem_limit = profile.flavor.memory
         self.cpu_limit = profile.flavor.cpus
@@ -177,13 +184,20 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         self._events.append({"progress": progress, "step": step, "message": message, **more})
         self._event.set()
 
+    def tell(self) -> None:
+        """Have the waiting page look at the place in the queue."""
+        self._event.set()
+
     async def progress(self) -> AsyncIterator[dict[str, Any]]:
         """What happens, in human words."""
-        seen = 0
+        seen, told = 0, ()
         while True:
             while seen < len(self._events):
                 yield self._events[seen]
                 seen += 1
+            place = self.platform.admission.view(self)
+            if place and told != (told := (place["message"], place["alternatives"])):
+                yield {"progress": 5, "step": "queue", "message": place["message"], "queue": place}
             self._event.clear()
             await self._event.wait()
 
@@ -201,18 +215,40 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         self._events, begun = [], time.monotonic()
         seconds = self.platform.document.session.start_timeout
         self._audit("queued", profile=profile.name)
+        waits = True
         try:
-            async with asyncio.timeout(seconds):
-                url = await self._start(profile, home, begun)
-            self.refused = None
-            return url
+            self._tell(5, "queue", "Opening your home and looking for a place")
+            # Where the home does not open, nobody waits for a place in vain.
+            size = self.platform.quota.home_size(self.user.name, self.groups)
+            image = self.platform.images.reference(profile.image)
+            _, self._avoid = await _both(self._open_home(home, size), self._turn(profile))
+            while True:
+                waits = False
+                try:
+                    async with asyncio.timeout(seconds):
+                        url = await self._start(profile, home, image)
+                    self.refused = None
+                    return url
+                except Refused as refused:
+                    # Swarm has the last word, and the books of a moment ago are not it.
+                    if refused.reason != "room":
+                        raise
+                    self.log.warning("%s waits on: %s", self.service_name, refused.log_message)
+                    await self._remove()
+                    self.platform.quota.end(self)
+                    self.service_name = names.service_name(home, self.name, secrets.token_hex(3))
+                    waits = True
+                    self._avoid = await self._turn(profile, again=True)
         except BaseException as error:
-            await self._undo()
+            if not waits:
+                await self._undo()
             self.platform.quota.end(self)
             refused = self._refusal(error, profile)
-            reason = getattr(refused, "reason", "error")
-            self._audit("stopped", cause=reason, detail=getattr(refused, "log_message", ""))
-            metrics.start_ended(profile.name, time.monotonic() - begun, reason)
+            # How the wait ended, the queue has written down.
+            if not waits or isinstance(refused, Refused):
+                reason = getattr(refused, "reason", "error")
+                self._audit("stopped", cause=reason, detail=getattr(refused, "log_message", ""))
+                metrics.start_ended(profile.name, time.monotonic() - (begun if waits else self._turned), reason)
             self._refused(refused, profile.name)
             self.service_name = ""
             self._save()
@@ -221,6 +257,22 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             raise refused from error
         finally:
             self._starting = False
+            self.platform.admission.done(self)
+
+    def _tell_restore(self) -> None:
+        self._tell(5, "queue", "Waiting until your home is restored")
+
+    async def _open_home(self, home: str, size: int) -> None:
+        await self.platform.snapshots.ready(home, self._tell_restore)
+        await self.platform.homes.ensure(home, size)
+
+    async def _turn(self, profile: Profile, again: bool = False) -> tuple[str, ...]:
+        """Wait for a place. Returns nodes to avoid. Raises Refused."""
+        avoid = await self.platform.admission.turn(self, profile, again)
+        self._turned = time.monotonic()
+        # What it may run for counts from now.
+        self.orm_spawner.started = self.orm_spawner.last_activity = datetime.now(timezone.utc).replace(tzinfo=None)
+        return avoid
 
     def _refused(self, error: BaseException, profile: str) -> None:
         """Keep why a start came to nothing."""
@@ -252,18 +304,14 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             )
         return error
 
-    async def _start(self, profile: Profile, home: str, begun: float) -> str:
+    async def _start(self, profile: Profile, home: str, image: str) -> str:
         host = self.platform
         marks: dict[str, float] = {}
 
         def mark(step: str) -> None:
-            marks[step] = time.monotonic() - begun
+            marks[step] = time.monotonic() - self._turned
 
-        self._tell(5, "queue", "Opening your home and looking for a place")
-        image = host.images.reference(profile.image)
-        size = host.quota.home_size(self.user.name, self.groups)
-        await host.snapshots.ready(home, lambda: self._tell(5, "queue", "Waiting until your home is restored"))
-        await asyncio.gather(host.homes.ensure(home, size), self._check_room(profile))
+        await host.snapshots.ready(home, self._tell_restore)
         mark("home")
         self._tell(25, "placing", "Finding a machine with room")
         try:
@@ -274,7 +322,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             self.log.warning("Trying %s again without node %s: %s", self.service_name, self._node_id, refused.log_message)
             await self._remove()
             self.service_name = names.service_name(home, self.name, secrets.token_hex(3))
-            address, port = await self._place(profile, home, image, avoid=self._node_id)
+            address, port = await self._place(profile, home, image, self._node_id)
         mark("task")
         self.url = f"http://{address}:{port}"
         if closed := self.way_out():
@@ -297,7 +345,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         self.log.info("Session %s is up on %s: %s", self.service_name, self.node, steps)
         return self.url
 
-    async def _place(self, profile: Profile, home: str, image: str, avoid: str = "") -> tuple[str, int]:
+    async def _place(self, profile: Profile, home: str, image: str, *avoid: str) -> tuple[str, int]:
         """Create the service and wait until its container runs. Returns its address and port."""
         session = self.platform.document.session
         spec = service.spec(
@@ -310,7 +358,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             image=image,
             environment={key: str(value) for key, value in self.get_env().items()},
             command=[*session.command, *self.get_args()],
-            avoid=avoid,
+            avoid=(*self._avoid, *avoid),
         )
         await self.platform.turn()
         self.placed = {"egress": profile.egress, "memory": profile.flavor.memory}
@@ -328,22 +376,6 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             return False
         others = [node for key, node in snapshot.nodes.items() if key != node_id]
         return bool(node_id) and cluster.room(others, snapshot.tasks, profile.pool, profile.flavor).places > 0
-
-    async def _check_room(self, profile: Profile) -> None:
-        """Refuse at once what certainly has no place. The last word is Swarm's."""
-        # What a second-old picture would refuse is looked at once more: a place may just have come free.
-        for max_age in (1.0, 0.0):
-            try:
-                room = (await self.platform.cluster.snapshot(max_age)).room(profile.pool, profile.flavor)
-            except EngineUnknown:
-                return
-            if room.places > 0 or (room.able and self._own_session_ends(profile)):
-                return
-        raise policy.no_room(profile, room)
-
-    def _own_session_ends(self, profile: Profile) -> bool:
-        """Whether one of this user's sessions is just stopping and may free the place."""
-        return any(other is not self and other.pending == "stop" for other in self.user.spawners.values())
 
     async def _wait_for_task(self, profile: Profile) -> tuple[str, int]:
         """Wait until the session's container runs. Returns its node's address and port."""
@@ -483,6 +515,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         self._end(cause, verdict.detail, verdict.exit_code)
         self.platform.quota.end(self)
         await self._remove()
+        self.platform.admission.freed()
         return verdict.exit_code or (0 if cause == "exited" else 1)
 
     def _end(self, cause: str, detail: str = "", code: int = 0) -> None:
@@ -529,6 +562,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         await self._remove()
         await self._wait_for_end(12)
         self.platform.quota.end(self)
+        self.platform.admission.freed()
 
     def give_up(self) -> None:
         """Let a start that is under way come to nothing."""
@@ -567,6 +601,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
 
     async def delete_forever(self) -> None:
         """A named session, or its user, is removed for good. Homes stay."""
+        self.platform.admission.forget(self)
         if self.platform.proxy is not None:
             await self.platform.proxy.forget_route(self.proxy_spec)
 
@@ -594,6 +629,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
     def clear_state(self) -> None:
         """Forget the session. How the last one ended stays, for the page that says so."""
         super().clear_state()
+        self.platform.admission.left(self)
         self.platform.quota.end(self)
         self.service_name = self.task_id = self.url = self.node = self.profile_name = ""
         self.placed = {}
@@ -720,6 +756,11 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         ]
         return max(found, key=lambda event: event.at, default=None)
 
+    def queued(self) -> str:
+        """The place of its start in the queue, in words; empty where it does not wait."""
+        place = self.platform.admission.view(self)
+        return f"waiting for a place, number {place['position']} in the queue" if place else ""
+
     def way_out(self) -> str:
         """Why this session gets nowhere, in a sentence; empty where it does, or nobody can tell."""
         name = str(self.placed.get("egress") or (self.profile.egress if self.profile else ""))
@@ -764,6 +805,16 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         return await cards(self.platform, self.groups, self.user.name, self.name)
 
 
+async def _both(one: Awaitable[One], other: Awaitable[Other]) -> tuple[One, Other]:
+    """Both answers. Where one fails the other ends as well."""
+    tasks = asyncio.ensure_future(one), asyncio.ensure_future(other)
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
 def _over_quota(host: platform.Platform, user: str, server: str, groups: set[str], profile: Profile) -> str:
     """Why a user's quota has no place for a session of a profile; empty where it has, or nobody can tell."""
     try:
@@ -791,10 +842,15 @@ async def cards(host: platform.Platform, groups: set[str], user: str = "", serve
                 why, state, tag = refused.jupyterhub_message, "none", "not ready"
         if not why and room is None:
             why, state = "The cluster does not answer right now.", "unknown"
-        elif not why and room is not None and room.places == 0:
+        elif not why and room is not None and not room.able:
             why, state = policy.no_room(profile, room).jupyterhub_message, "none"
         if not why and (refusal := _over_quota(host, user, server, groups, profile)):
             why, state, tag = refusal, "none", "over your quota"
+        at_once = host.admission.open(profile)
+        if not why and room is not None and not (room.places if at_once is None else at_once):
+            why, state = "All of its places are taken. You can wait in the queue for one.", "full"
+            if not host.document.queue_patience:
+                why, state = policy.no_room(profile, room).jupyterhub_message, "none"
         gpu = ""
         if flavor.gpu:
             gpu = f"{flavor.gpu.count} × {flavor.gpu.profile or 'GPU'}"
@@ -815,6 +871,7 @@ async def cards(host: platform.Platform, groups: set[str], user: str = "", serve
                 "max_session": durations.format_duration(profile.max_session) if profile.max_session else "",
                 "extension": durations.format_duration(profile.extension) if profile.extension and profile.max_session else "",
                 "places": room.places if room else None,
+                "waiting": host.admission.waiting(profile),
                 "state": state,
                 "why": why,
                 "tag": tag,

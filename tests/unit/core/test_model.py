@@ -479,6 +479,9 @@ BAD: list[tuple[str, Callable[[Draft], None], str, str | None, str]] = [
     ("rates", set_in("metalhub_rates", {"currency": "EUR", "disk": 1}), "metalhub_rates.disk", None, "no resource disk"),
     ("rates without currency", set_in("metalhub_rates", {"cpu": 1}), "metalhub_rates.currency", None, "no currency"),
     ("quota notice", set_in("metalhub_quota_notice", "soon"), "metalhub_quota_notice", None, "duration"),
+    ("queue patience", set_in("metalhub_queue_patience", "long"), "metalhub_queue_patience", None, "duration"),
+    ("queue priority", set_in("metalhub_queue_priorities", {"clinical": "high"}), "metalhub_queue_priorities.clinical", None, "'high'"),
+    ("queue priority range", set_in("metalhub_queue_priorities", {"clinical": 101}), "metalhub_queue_priorities.clinical", None, "101"),
     ("gpu model", set_in("metalhub_flavors mig-1g10 gpu model", "A100 PCIe"), "metalhub_flavors.mig-1g10.gpu.model", None, "not a model"),
     ("quota key", set_in("metalhub_quotas defaults", "sessions=1"), "metalhub_quotas.defaults", None, "Did you mean default?"),
 ]

@@ -32,6 +32,7 @@ CASES = {
     "POST /metalhub/notice/ann/other":                     (403, 404, 403, 403, 403, 403, 403),
     # pages for administrators
     "GET /metalhub/egress":                                (302, 403, 403, 200, 302, 302, 302),
+    "GET /metalhub/queue":                                 (302, 403, 403, 200, 302, 302, 302),
     "GET /metalhub/usage":                                 (302, 403, 403, 200, 302, 302, 302),
     "GET /metalhub/usage.csv":                             (302, 403, 403, 200, 200, 403, 403),
     "GET /metalhub/sessions":                              (302, 403, 403, 200, 302, 302, 302),
@@ -65,6 +66,7 @@ CASES = {
     "GET /metalhub/api/profile-requests":                  (403, 403, 403, 200, 200, 403, 403),
     "PUT /metalhub/api/profile-requests/bob/small":        (403, 403, 403, 400, 400, 403, 403),
     "GET /metalhub/api/egress":                            (403, 403, 403, 200, 200, 403, 403),
+    "GET /metalhub/api/queue":                             (403, 403, 403, 200, 200, 403, 403),
     "GET /metalhub/api/nodes":                             (403, 403, 403, 200, 200, 403, 403),
     "POST /metalhub/api/nodes/none/drain":                (403, 403, 403, 404, 404, 403, 403),
     "GET /metalhub/api/invites":                          (403, 403, 403, 200, 200, 403, 403),

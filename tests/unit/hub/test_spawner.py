@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 from conftest import FakeEngine, FakeSession, Served, document, make_node
 from jupyterhub import orm
-from metalhub_hub import config, egress, platform
+from metalhub_hub import admission, config, egress, platform
 from metalhub_hub.policy import Refused
 from metalhub_hub.spawner import MetalhubSpawner
 
@@ -223,13 +223,22 @@ async def test_no_room_by_the_books(spawner: Here, engine: FakeEngine) -> None:
     assert not engine.services and not spawner.platform.proxy.routes
 
 
-async def test_no_room_as_swarm_sees_it(spawner: Here, engine: FakeEngine) -> None:
+async def test_no_room_as_swarm_sees_it(spawner: Here, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Swarm has the last word: where it has no room, the start waits on with its old place, and holds nothing meanwhile."""
+    monkeypatch.setattr(admission, "LATER", 0.2)
     engine.fate = {"State": "pending", "Err": "no suitable node (insufficient resources on 2 nodes)"}
-    began = asyncio.get_running_loop().time()
-    error = await refused(spawner)
-    assert "no room" in error.jupyterhub_message and "insufficient" in error.log_message
-    assert asyncio.get_running_loop().time() - began < 2.5
-    assert not engine.services
+    starting = asyncio.ensure_future(start(spawner))
+    while not engine.services:
+        await asyncio.sleep(0.01)
+    since = spawner.platform.admission._gone["ann", ""].since
+    while spawner.platform.admission.view(spawner) is None:
+        await asyncio.sleep(0.01)
+    assert not engine.services and spawner.platform.quota.usage("ann").sessions == 0
+    assert spawner.platform.admission._entries["ann", ""].waiter.since == since
+    engine.fate = {"State": "running"}
+    await starting
+    assert len(engine.services) == 1
+    await stop(spawner)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from . import audit, completion, node, profile, quota, session, snapshot, usage, user
+from . import audit, completion, node, profile, queue, quota, session, snapshot, usage, user
 
-NOUNS = (session.NOUN, snapshot.NOUN, user.NOUN, node.NOUN, profile.NOUN, quota.NOUN, usage.NOUN, audit.NOUN, completion.NOUN)
+NOUNS = (session.NOUN, snapshot.NOUN, user.NOUN, node.NOUN, profile.NOUN, queue.NOUN, quota.NOUN, usage.NOUN, audit.NOUN, completion.NOUN)
