@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import requests
 import yaml
 from aiohttp import web
 from conftest import FakeEngine, FakeSession, Served, document, make_node
+from jupyterhub import orm
 from metalhub_hub import config, drains, platform, quota
 from metalhub_hub.core.swarm_plan import HELD, Host, Node, availability, plan
 from metalhub_hub.engine import EngineUnknown
@@ -51,7 +53,7 @@ def started(tmp_path: Path, times: Time) -> platform.Platform:
     made.quota.clock = quota.Clock(lambda: times.wall, lambda: times.steady)
     made.drains.steady = lambda: times.steady
     made.proxy = Routes()
-    made.proxy.app = type("App", (), {"users": {}})()
+    made.proxy.app = SimpleNamespace(users={}, db=orm.new_session_factory("sqlite:///:memory:")())
     return made
 
 
