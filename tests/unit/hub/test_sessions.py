@@ -109,7 +109,8 @@ class World:
         async def delete_user(user: Any, name: str) -> None:
             self.routes.append(user.name)
 
-        host.proxy = SimpleNamespace(delete_user=delete_user)
+        database = SimpleNamespace(commit=lambda: None)
+        host.proxy = SimpleNamespace(delete_user=delete_user, app=SimpleNamespace(db=database, users={}))
         self.host = host
         self.sessions = host.sessions = sessions.Sessions(host, self.now)
         self.sessions.servers.token = "t" * 64
