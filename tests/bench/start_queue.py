@@ -173,7 +173,7 @@ def main() -> None:
         try:
             asyncio.run(Bench(options, directory, hub, engine).run())
         except BaseException:
-            print((directory / "hub.log").read_text()[-3000:], file=sys.stderr)
+            print((directory / "hub.log").read_text()[-300000:], file=sys.stderr)
             raise
         finally:
             hub.kill()

@@ -44,6 +44,8 @@ AGE, AGE_FREED = 1.0, 0.3
 AT_ONCE = 64
 # Without any answer of the cluster a new start is not kept waiting for longer.
 ENGINE_PATIENCE = 5.0
+# So late is the hub itself that it cannot tell whether the cluster answers.
+LATE = 0.5
 # After Swarm had no room where the books had some, a start is tried again this much later, and twice as much each time.
 LATER, LATER_MOST = 2.0, 60.0
 # When somebody's turn comes is worked out anew so often; sooner where somebody went.
@@ -139,7 +141,7 @@ class Admission:
         self._loop: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._freed = False
-        self._known = True
+        self._known, self._silent = True, 0
         self._left: Mapping[str, Mapping[str, float]] | None = None
         self._kept: Mapping[Key, str] = {}
         self._pools: dict[str, str] = {}
@@ -249,9 +251,15 @@ class Admission:
             snapshot = await self.host.cluster.snapshot(age)
         except EngineUnknown as error:
             snapshot, self._known = None, False
-            self._give_up(error)
+            # A hub that is itself late, as with hundreds of starts at once, has not heard an answer that came.
+            began = time.monotonic()
+            await asyncio.sleep(0.05)
+            if time.monotonic() - began < LATE:
+                self._silent += 1
+                if self._silent > 1:
+                    self._give_up(error)
         if snapshot is not None:
-            self._known = True
+            self._known, self._silent = True, 0
             self._look(snapshot)
             self._expire()
             for entry in self._entries.values():

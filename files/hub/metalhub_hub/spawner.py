@@ -42,6 +42,9 @@ KILLED_TOLD, LAST_FIGURES = 900.0, 15.0
 # Ends that need no explanation on the page, since who wanted them knows.
 ORDINARY = {"user": "The session was stopped by its user."}
 
+# So often a start goes back to the queue because the engine did not answer.
+ENGINE_TRIES = 2
+
 # What one machine may fail with and another not. Swarm would place the next start on the same machine again, since it is
 # the emptiest, so such a start is tried once more elsewhere.
 ELSEWHERE = ("rejected", "home", "image", "disk", "lost", "drain")
@@ -215,7 +218,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         self._events, begun = [], time.monotonic()
         seconds = self.platform.document.session.start_timeout
         self._audit("queued", profile=profile.name)
-        waits = True
+        waits, tries = True, 0
         try:
             self._tell(5, "queue", "Opening your home and looking for a place")
             # Where the home does not open, nobody waits for a place in vain.
@@ -229,11 +232,12 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
                         url = await self._start(profile, home, image)
                     self.refused = None
                     return url
-                except Refused as refused:
-                    # Swarm has the last word, and the books of a moment ago are not it.
-                    if refused.reason != "room":
+                except (Refused, EngineUnknown) as error:
+                    # Swarm has the last word, and the books of a moment ago are not it. An engine that did not answer may the next time.
+                    tries += isinstance(error, EngineUnknown)
+                    if tries > ENGINE_TRIES or (isinstance(error, Refused) and error.reason != "room"):
                         raise
-                    self.log.warning("%s waits on: %s", self.service_name, refused.log_message)
+                    self.log.warning("%s waits on: %s", self.service_name, getattr(error, "log_message", error))
                     await self._remove()
                     self.platform.quota.end(self)
                     self.service_name = names.service_name(home, self.name, secrets.token_hex(3))
