@@ -567,8 +567,10 @@ class Admission:
     def _alternatives(self, entry: Entry) -> list[dict[str, str]]:
         """The other profiles of a user that would start at once."""
         spawner, found = entry.spawner, []
-        for profile in policy.allowed_profiles(self.host.document, spawner.groups):
+        for profile in policy.allowed_profiles(self.host.document, spawner.groups, spawner.granted):
             if profile.name == entry.profile.name or not self._known or not self.open(profile):
+                continue
+            if self.host.approvals.why_not(spawner.user.name, profile)[0]:
                 continue
             try:
                 self.host.images.reference(profile.image)
