@@ -298,9 +298,7 @@ class Admission:
             ahead[waiter.pool] += 1
         if waiting and time.monotonic() - self._foreseen >= (FORESEE_SOONER if outcome.go else FORESEE_EVERY):
             self._foreseen = time.monotonic()
-            found_now = start_queue.estimates(found, self._reserved(snapshot), waiting, self._endings(snapshot), self._lasting())
-            for key, entry in self._entries.items():
-                entry.estimate = found_now.get(key)
+            self._foresee(snapshot, waiting)
 
     def _reserved(self, snapshot: Snapshot) -> list[Shape]:
         """What those have been promised who went and whom this look at the cluster does not show yet."""
@@ -375,6 +373,16 @@ class Admission:
         found = (spawner for user in users for spawner in list(user.spawners.values()))
         return {spawner.service_name: spawner for spawner in found if self.host.sessions.runs(spawner)}
 
+    def _foresee(self, snapshot: Snapshot, waiting: list[Waiter]) -> None:
+        """Work out when the turn of each comes. Who waits goes all the same where that does not work out."""
+        try:
+            turns = start_queue.estimates(self._places, self._reserved(snapshot), waiting, self._endings(snapshot), self._lasting())
+        except Exception:
+            log.exception("When somebody's turn comes cannot be told")
+            turns = {}
+        for key, entry in self._entries.items():
+            entry.estimate = turns.get(key)
+
     def _endings(self, snapshot: Snapshot) -> list[Ending]:
         running, found = self._spawners(), []
         for task in filter(cluster.live, snapshot.tasks):
@@ -389,7 +397,7 @@ class Admission:
     def _end(self, spawner: Any) -> Estimate | None:
         """When a session most likely ends, as far as anything is known."""
         sessions = self.host.sessions
-        now, limits = sessions.now(), sessions.limits(spawner.profile)
+        now, limits = sessions.now(), sessions.limits(spawner)
         record = sessions.record(spawner, now)
         _, decision = lifecycle.decide(record, limits, now)
         age = lifecycle.elapsed(record.started, now)
