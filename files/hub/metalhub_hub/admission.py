@@ -209,7 +209,8 @@ class Admission:
 
     async def dismiss(self, user: Any) -> None:
         """A user is about to be removed: what waits for them, JupyterHub takes for a session that runs."""
-        for spawner in list(user.spawners.values()):
+        # An account that is discarded before it was ever a user's has none.
+        for spawner in list(getattr(user, "spawners", {}).values()):
             if (user.name, spawner.name) in self._entries:
                 self.forget(spawner)
                 if spawner._spawn_future:

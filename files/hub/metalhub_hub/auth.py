@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +76,12 @@ class _Known:
             return False
         return bool(super().check_blocked_users(username, authentication))  # type: ignore[misc]
 
-    async def delete_user(self, user: Any) -> None:
-        # Who is removed waits for nothing any more.
-        await platform.current().admission.dismiss(user)
+    def delete_user(self, user: Any) -> Any:
+        """Forget somebody. The hub waits for what is returned; NativeAuthenticator, which discards accounts by this, does not."""
         super().delete_user(user)  # type: ignore[misc]
         platform.current().people.forget(user.name)
+        # Who is removed waits for nothing any more.
+        return asyncio.ensure_future(platform.current().admission.dismiss(user))
 
 
 class MetalhubOAuthenticator(_Known, GenericOAuthenticator):  # type: ignore[misc]

@@ -82,7 +82,8 @@ def test_what_a_session_has_cost_so_far(tmp_path: Path) -> None:
     book.begin([held("gone", "cpu", 64, 0)])
     book.end("gone", 9000)
     book.beat(10800)
-    quota = Quota(SimpleNamespace(document=SimpleNamespace(profiles={}, rates=Rates("EUR", {"cpu": 1.0, "memory": 0.1, "gpu": 3.0}))), url)  # type: ignore[arg-type]
+    document = SimpleNamespace(profiles={}, rates=Rates("EUR", {"cpu": 1.0, "memory": 0.1, "gpu": 3.0}))
+    quota = Quota(SimpleNamespace(document=document, proxy=None), url)  # type: ignore[arg-type]
     # Two hours of two CPUs and 2 GiB, and three of a slice.
     assert quota.costs() == {"one": pytest.approx(2 * (2 * 1.0 + 2 * 0.1) + 3 * 3.0)}
     quota.close()
