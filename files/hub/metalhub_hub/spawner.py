@@ -130,6 +130,8 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
 
     async def take_turn(self) -> list[str]:
         """JupyterHub asks for the scopes of a session's token just before it writes all that a start needs. They are its default ones."""
+        # It has just given the session its server. What is not written by then, the end of any other request rolls back.
+        self._commit()
         await self.platform.turn()
         return []
 
@@ -276,6 +278,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         self._turned = time.monotonic()
         # What it may run for counts from now.
         self.orm_spawner.started = self.orm_spawner.last_activity = datetime.now(timezone.utc).replace(tzinfo=None)
+        self._commit()
         return avoid
 
     def _refused(self, error: BaseException, profile: str) -> None:
@@ -643,6 +646,9 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
 
     def _save(self) -> None:
         self.orm_spawner.state = self.get_state()
+        self._commit()
+
+    def _commit(self) -> None:
         database = object_session(self.orm_spawner)
         if database is not None:
             database.commit()
