@@ -240,7 +240,8 @@ def test_a_refusal_is_on_the_page_in_words(hub: Hub, engine: FakeEngine) -> None
     engine.fate = {"State": "rejected", "Err": "bind source path does not exist: /srv/metalhub/homes/admin"}
     page = jar.get(f"{hub.url}/spawn/admin?opt-profile=small", timeout=20).text
     assert "Your home is offline" in page
-    assert jar.get(f"{hub.url}/metalhub/room", timeout=10).json()["small"] == {"places": 4, "state": "free", "why": "", "gpu": ""}
+    told = {"places": 4, "state": "free", "why": "", "tag": "", "ask": "", "gpu": "", "waiting": 0}
+    assert jar.get(f"{hub.url}/metalhub/room", timeout=10).json()["small"] == told
     assert "There is nothing here" in hub.page("/nonsense", jar)
 
 
