@@ -276,11 +276,13 @@ class Hibernation:
         Without the managers, which a wake does not need, the node is None.
         """
         try:
-            snapshot = await self.host.cluster.snapshot(30.0)
-            task = cluster.newest(snapshot.of(spawner.service_name))
-            node = snapshot.nodes.get(str((task or {}).get("NodeID", "")))
-            if task is not None and node is not None and cluster.container(task):
-                return node, cluster.node_address(node), cluster.container(task)
+            # What an old look does not show yet may have come up since.
+            for age in (30.0, 0.5):
+                snapshot = await self.host.cluster.snapshot(age)
+                task = cluster.newest(snapshot.of(spawner.service_name))
+                node = snapshot.nodes.get(str((task or {}).get("NodeID", "")))
+                if task is not None and node is not None and cluster.container(task):
+                    return node, cluster.node_address(node), cluster.container(task)
         except EngineUnknown:
             pass
         address, container = urlsplit(spawner.url).hostname, self.host.agents.container(spawner.service_name)

@@ -260,7 +260,8 @@ def test_plan_shows_what_was_changed_at_runtime(site: SiteDir, tmp_path: Path) -
     assert "Profiles, changed at runtime" in done.stdout and "the inventory" in done.stdout
     for broken, words in (("{", "cannot be read"), (json.dumps({"profiles": 1}), "cannot be read")):
         kept.write_text(broken)
-        assert words in site.run(play).stdout
+        # A long path breaks the line somewhere else.
+        assert words in " ".join(site.run(play).stdout.split())
     kept.unlink()
     done = site.run(play)
     assert done.returncode == 0 and "Profiles, changed at runtime" in done.stdout and "cannot be read" not in done.stdout

@@ -72,7 +72,8 @@ class Night(Site):
         return [event for event in found if (event["facts"].get("user"), event["facts"].get("server")) == (user, name)]
 
     def asleep(self, user: str, name: str = "") -> None:
-        assert self.post(user, "hibernate", name).status_code == 200
+        answer = self.post(user, "hibernate", name)
+        assert answer.status_code == 200, answer.text
         assert self.paused(user, name) and self.led(user, name) == "hub"
 
     def awake(self, user: str, name: str = "") -> None:
