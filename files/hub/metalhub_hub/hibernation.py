@@ -277,7 +277,7 @@ class Hibernation:
         """
         try:
             # What an old look does not show yet may have come up since.
-            for age in (30.0, 0.5):
+            for age in (30.0, 0.0):
                 snapshot = await self.host.cluster.snapshot(age)
                 task = cluster.newest(snapshot.of(spawner.service_name))
                 node = snapshot.nodes.get(str((task or {}).get("NodeID", "")))
