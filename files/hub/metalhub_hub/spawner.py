@@ -904,6 +904,7 @@ def _broken(name: str, entry: dict[str, Any]) -> dict[str, Any]:
         "description": str(entry.get("description") or ""),
         "state": "none",
         "places": None,
+        "waiting": 0,
         "gpu": "",
         "tag": "broken",
         "ask": "",
