@@ -30,6 +30,7 @@ PROFILE: Mapping[str, Spec] = {
     "hibernate_after": {"type": "duration"},
     "extension": {"type": "duration"},
     "background_limit": {"type": "duration"},
+    "warm": {"type": "int"},
     "environment": {"type": "dict"},
     "startup": {"type": "raw"},
     "groups": {"type": "list", "elements": "str"},

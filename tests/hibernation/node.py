@@ -8,12 +8,14 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import socket
 import ssl
 import subprocess
 import sys
 import time
 import typing as t
+from pathlib import Path
 
 sys.path.insert(0, "/opt/metalhub/session-agent")
 
@@ -26,14 +28,14 @@ PKI = "/etc/metalhub/pki"
 engine = Engine()
 
 
-def ask_agent(path: str, address: str = "127.0.0.1") -> t.Any:
+def ask_agent(path: str, address: str = "127.0.0.1", method: str = "GET", body: t.Any = None) -> t.Any:
     """One question to the agent with the hub's certificate."""
     context = ssl.create_default_context(cafile=f"{PKI}/ca.crt")
     context.check_hostname = False
     context.load_cert_chain(f"{PKI}/hub-client.crt", f"{PKI}/hub-client.key")
     connection = http.client.HTTPSConnection(address, 8702, timeout=20, context=context)
     try:
-        connection.request("GET", path)
+        connection.request(method, path, body=None if body is None else json.dumps(body))
         text = connection.getresponse().read().decode()
     finally:
         connection.close()
@@ -238,6 +240,51 @@ def strangers(_: str) -> dict[str, str]:
         except OSError as error:
             said[name] = type(error).__name__
     return said
+
+
+WAITS = """
+touch /home/user/early && echo wrote before it was anybodys
+while ! cat /home/user/thesis 2>/dev/null; do sleep 0.05; done
+echo mine > /home/user/written
+sleep 300
+"""
+
+
+def given(sandbox: str) -> dict[str, t.Any]:
+    """A session is made before it is anybody's, is given a home, and ends; in runc nobody is there to hear of the end."""
+    name, home = f"mh--warm-{os.urandom(6).hex()}", Path("/srv/metalhub/homes/ann")
+    home.mkdir(parents=True, exist_ok=True)
+    for file in ("written", "thesis"):
+        (home / file).unlink(missing_ok=True)
+    (home / "thesis").write_text("years")
+    os.chown(home, 1000, 1000)
+    said = {"unknown": ask_agent(f"/warm/{name}/home", method="PUT", body={"home": "ann"})}
+    said["made"] = ask_agent(f"/warm/{name}", method="PUT", body={})
+    container = engine.request("POST", f"/containers/create?name={name}", {
+        "Image": IMAGE, "Cmd": ["sh", "-c", WAITS], "User": "1000:1000", "Env": [f"METALHUB_SANDBOX={sandbox}"],
+        "Labels": {"metalhub.session": name},
+        "HostConfig": {"Binds": ["/usr:/usr:ro", f"/run/metalhub/warm/{name}:/home:rslave"], "CapDrop": ["ALL"], "ReadonlyRootfs": True},
+    })["Id"]  # fmt: skip
+    try:
+        engine.request("POST", f"/containers/{container}/start")
+        time.sleep(2)
+        begin = time.monotonic()
+        said["given"] = ask_agent(f"/warm/{name}/home", method="PUT", body={"home": "ann", "user": "ann", "profile": "small"})
+        while not (home / "written").exists() and time.monotonic() - begin < 20:
+            time.sleep(0.01)
+        said["seconds"] = time.monotonic() - begin
+        said["again"] = ask_agent(f"/warm/{name}/home", method="PUT", body={"home": "ann"})
+        said["claim"] = json.loads(Path("/run/metalhub/claims", name).read_text())
+        said["log"] = subprocess.run(["docker", "logs", name], check=True, capture_output=True, text=True).stdout
+        if sandbox == "runc":
+            subprocess.run(["systemctl", "kill", "-s", "KILL", "metalhub-session-agent", "metalhub-warm-homes"], check=True)
+    finally:
+        engine.request("DELETE", f"/containers/{container}?force=true")
+    place = Path("/run/metalhub/warm", name)
+    begin = time.monotonic()
+    while place.exists() and time.monotonic() - begin < 120:
+        time.sleep(0.1)
+    return {**said, "cleared": not place.exists(), "files": sorted(os.listdir(home)), "written": (home / "written").read_text()}
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
@@ -212,6 +212,10 @@ class Snapshot:
 
     def room(self, pool: str, flavor: Flavor) -> Room:
         return room(list(self.nodes.values()), self.tasks, pool, flavor)
+
+    def without(self, sessions: Collection[str]) -> Snapshot:
+        """The same without the tasks of these sessions: they would go for whoever needs their room."""
+        return replace(self, tasks=[task for task in self.tasks if session_of(task) not in sessions]) if sessions else self
 
 
 def session_of(task: Json) -> str:

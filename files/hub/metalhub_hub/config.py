@@ -69,6 +69,7 @@ class Profile:
     """One card of the start page. ``idle_stop``, ``max_session``, ``background_limit`` (of one cell) and ``hibernate_after`` are seconds, 0
     is without; ``extension`` is by how many seconds a session may be extended in total. ``sandbox`` follows from the pool's and the flavor.
     ``startup`` is a shell script, ``approval`` whether an administrator must approve each user.
+    ``warm`` is how many sessions are kept ready at most.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Profile:
     hibernate_after: int = 0
     extension: int = 0
     background_limit: int = 0
+    warm: int = 0
     environment: Mapping[str, str] = field(default_factory=dict)
     startup: str = ""
     approval: bool = False
@@ -408,6 +410,7 @@ def _profile(
         hibernate_after=reader.parsed("hibernate_after", durations.parse_duration, "0s"),
         extension=reader.parsed("extension", durations.parse_duration, "2h"),
         background_limit=reader.parsed("background_limit", durations.parse_duration, "4h"),
+        warm=reader.number("warm", 0),
         environment={str(key): str(value) for key, value in variables.data.items()},
         startup=startup,
         groups=frozenset(reader.texts("groups", [])),

@@ -191,6 +191,15 @@ class Engine:
             raise EngineUnknown(f"service {spec['Name']} is said to exist and is not found")
         return str(found["ID"])
 
+    async def label_service(self, name: str, changes: Mapping[str, str | None]) -> None:
+        """Change labels of a service, which touches none of its tasks; None takes one away."""
+        found = await self.service(name)
+        if found is None:
+            return
+        labels = {**(found["Spec"].get("Labels") or {}), **changes}
+        body = {**found["Spec"], "Labels": {key: value for key, value in labels.items() if value is not None}}
+        await self.request("POST", f"/services/{found['ID']}/update", params={"version": found["Version"]["Index"]}, json=body)
+
     async def remove_service(self, name: str) -> None:
         """Remove a service by id or name; one that is not there is no error."""
         try:
@@ -207,6 +216,11 @@ class Engine:
         """
         status, _ = await self._ask_node(address, "POST", f"/containers/{container}/stop")
         return status in (204, 304)
+
+    async def kill_container(self, address: str, container: str) -> bool:
+        """End a container at once, as `docker kill` does. Whether it was told to."""
+        status, _ = await self._ask_node(address, "POST", f"/containers/{container}/kill")
+        return status == 204
 
     async def pause_container(self, address: str, container: str) -> bool | None:
         """Freeze a container by its own node's engine. Whether it is frozen now; None where nobody can tell."""

@@ -30,6 +30,7 @@ from .profiles import Profiles
 from .quota import Quota
 from .sessions import Sessions
 from .snapshots import Snapshots
+from .warm import WarmPool
 
 log = logging.getLogger("metalhub")
 
@@ -121,6 +122,7 @@ class Platform:
         self.people = People(self)
         self.drains = Drains(self)
         self.admission = Admission(self)
+        self.warm = WarmPool(self)
         self.proxy: Any = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -142,6 +144,7 @@ class Platform:
         self._tasks.append(asyncio.ensure_future(self.drains.watch()))
         self._tasks.append(asyncio.ensure_future(self.agents.watch()))
         self._tasks.append(asyncio.ensure_future(self.admission.restore()))
+        self._tasks.append(asyncio.ensure_future(self.warm.watch()))
 
     def figures(self, session: str) -> Memory | None:
         """A session's memory, by its service's name, as its node tells; None where it does not, or not yet."""
@@ -166,7 +169,7 @@ class Platform:
     def claimed(self) -> set[str]:
         """Names of the services that the hub's database or a start in progress knows."""
         app = self.proxy.app
-        names = {str((record.state or {}).get("service_name", "")) for record in app.db.query(orm.Spawner)}
+        names = self.warm.names() | {str((record.state or {}).get("service_name", "")) for record in app.db.query(orm.Spawner)}
         for user in app.users.values():
             names.update(spawner.service_name for spawner in user.spawners.values())
         return names

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import urlparse
 
 from .config import Document, Profile
-from .core import names, sandboxes
+from .core import names, sandboxes, warm_pool
 
 PORT = 8888
 # Docker's embedded resolver listens in each session of runc, whatever its resolv.conf says, and would forward from the host's own
@@ -82,17 +83,52 @@ def spec(
     ask a manager, who own the platform anyway. A Swarm secret would be a file the same user can read, and one more
     object to make and remove at each start.
     """
-    session, flavor = document.session, profile.flavor
-    labels = {
-        "metalhub.user": user,
-        "metalhub.server": server,
-        "metalhub.profile": profile.name,
-        "metalhub.egress": profile.egress,
-        "metalhub.session": name,
-    }
-    defaults = {"NVIDIA_DRIVER_CAPABILITIES": "compute,utility"} if flavor.gpu else {}
+    session = document.session
+    labels = {"metalhub.user": user, "metalhub.server": server, **_labels(profile, name)}
     wanted = {**session.environment, **profile.environment, **environment}
-    variables = {**defaults, **_proxies(document, profile), **wanted, **_outranking(document, profile)}
+    mount = {"Type": "bind", "Source": f"{session.homes_root}/{home}", "Target": session.home}
+    where = [f"node.id!={node}" for node in avoid]
+    return _spec(document, profile, name=name, labels=labels, image=image, environment=wanted, command=command, home=mount, where=where)
+
+
+def warm_spec(document: Document, profile: Profile, *, name: str, image: str, node: str, secret: str) -> dict[str, Any]:
+    """The same for a session that is nobody's yet, on the node with this id, which gave it a directory for its home to be.
+
+    ``secret`` is what its claim must come with. What is mounted below the directory later is seen in the session, too (``rslave``).
+    """
+    session = document.session
+    labels = {**_labels(profile, name), "metalhub.warm": "yes"}
+    wanted = {**session.environment, **profile.environment, "METALHUB_WARM": secret}
+    mount = {
+        "Type": "bind",
+        "Source": f"{warm_pool.ROOT}/{name}",
+        "Target": os.path.dirname(session.home),
+        "BindOptions": {"Propagation": "rslave"},
+    }
+    where = [f"node.id=={node}"]
+    command = list(session.command)
+    return _spec(document, profile, name=name, labels=labels, image=image, environment=wanted, command=command, home=mount, where=where)
+
+
+def _labels(profile: Profile, name: str) -> dict[str, str]:
+    return {"metalhub.profile": profile.name, "metalhub.egress": profile.egress, "metalhub.session": name}
+
+
+def _spec(
+    document: Document,
+    profile: Profile,
+    *,
+    name: str,
+    labels: Mapping[str, str],
+    image: str,
+    environment: Mapping[str, str],
+    command: list[str],
+    home: Mapping[str, Any],
+    where: list[str],
+) -> dict[str, Any]:
+    session, flavor = document.session, profile.flavor
+    defaults = {"NVIDIA_DRIVER_CAPABILITIES": "compute,utility"} if flavor.gpu else {}
+    variables = {**defaults, **_proxies(document, profile), **environment, **_outranking(document, profile)}
     ulimits = [
         {"Name": "nofile", "Soft": session.files, "Hard": session.files},
         {"Name": "core", "Soft": 0, "Hard": 0},
@@ -114,11 +150,11 @@ def spec(
         ]
     return {
         "Name": name,
-        "Labels": labels,
+        "Labels": dict(labels),
         "TaskTemplate": {
             "ContainerSpec": {
                 "Image": image,
-                "Labels": labels,
+                "Labels": dict(labels),
                 "Args": command,
                 "Env": [f"{key}={value}" for key, value in sorted(variables.items())],
                 "User": "1000:1000",
@@ -132,7 +168,7 @@ def spec(
                 "Healthcheck": {"Test": ["NONE"]},  # one in the image would keep the task in "starting" for seconds
                 "StopGracePeriod": 10_000_000_000,
                 "Mounts": [
-                    {"Type": "bind", "Source": f"{session.homes_root}/{home}", "Target": session.home},
+                    dict(home),
                     {"Type": "bind", "Source": session.shared_root, "Target": session.shared},
                     # Docker's embedded resolver answers for internal networks too, and not at all in gVisor.
                     {
@@ -159,7 +195,7 @@ def spec(
                 "Constraints": [
                     f"node.labels.metalhub.pool=={profile.pool}",
                     "node.labels.metalhub.network==ready",
-                    *(f"node.id!={node}" for node in avoid),
+                    *where,
                 ]
             },
             "Networks": [{"Target": names.network_name(profile.egress)}],

@@ -30,6 +30,7 @@ from .engine import EngineRefused, EngineUnknown
 from .ledger import LedgerError
 from .policy import Refused
 from .quota import NO_LEDGER
+from .warm import Gone
 
 One, Other = TypeVar("One"), TypeVar("Other")
 
@@ -321,8 +322,9 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         await host.snapshots.ready(home, self._tell_restore)
         mark("home")
         self._tell(25, "placing", "Finding a machine with room")
+        host.warm.started(profile)
         try:
-            address, port = await self._place(profile, home, image)
+            address, port = await self._take_ready(profile, home) or await self._place(profile, home, image)
         except Refused as refused:
             if refused.reason not in ELSEWHERE or not await self._room_without(self._node_id, profile):
                 raise
@@ -352,6 +354,28 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         self.log.info("Session %s is up on %s: %s", self.service_name, self.node, steps)
         return self.url
 
+    async def _take_ready(self, profile: Profile, home: str) -> tuple[str, int] | None:
+        """Take over a session that is ready. Returns its address and port, or None where an ordinary start has to do it."""
+        warm = None if self.get_args() else self.platform.warm.take(profile)
+        if warm is None:
+            return None
+        self.service_name, self.task_id, self._node_id, self.node = warm.name, warm.task, warm.node_id, warm.node
+        self.placed = {"egress": profile.egress, "memory": profile.flavor.memory}
+        self.platform.quota.begin(self)
+        self._save()
+        environment = {key: str(value) for key, value in self.get_env().items()}
+        try:
+            await self.platform.warm.hand_out(warm, home, self.user.name, environment)
+        except Gone as error:
+            self.log.warning("%s could not be handed to %s: %s", warm.name, self.user.name, error)
+            await self._remove()
+            self.service_name = names.service_name(home, self.name, secrets.token_hex(3))
+            self.task_id = self._node_id = self.node = ""
+            return None
+        labels = {"metalhub.user": self.user.name, "metalhub.server": self.name, "metalhub.warm": None}
+        self.platform.warm.later(self.platform.engine.label_service(warm.name, labels))
+        return warm.address, warm.port
+
     async def _place(self, profile: Profile, home: str, image: str, *avoid: str) -> tuple[str, int]:
         """Create the service and wait until its container runs. Returns its address and port."""
         session = self.platform.document.session
@@ -370,6 +394,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         await self.platform.turn()
         self.placed = {"egress": profile.egress, "memory": profile.flavor.memory}
         self.platform.quota.begin(self)
+        await self.platform.warm.make_room(profile)
         await self.platform.engine.create_service(spec)
         # Before anything else can happen: a hub that is killed now finds its session again.
         self._save()
@@ -842,7 +867,7 @@ async def cards(host: platform.Platform, groups: set[str], user: str = "", serve
     found = []
     for profile in policy.allowed_profiles(host.document, groups, host.people.granted_profiles(user) if user else ()):
         flavor = profile.flavor
-        room = snapshot.room(profile.pool, flavor) if snapshot else None
+        room = snapshot.without(host.warm.names()).room(profile.pool, flavor) if snapshot else None
         why, tag, ask = host.approvals.why_not(user, profile)
         state = "none" if why else "free"
         try:

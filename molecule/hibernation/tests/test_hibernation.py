@@ -88,6 +88,16 @@ def test_the_agent_outlives_a_restart_of_the_engine(stage: Stage) -> None:
     assert found["same"] and found["left"][0] < 0.3 * found["held"][0]
 
 
+@pytest.mark.parametrize("sandbox", SANDBOXES)
+def test_a_session_that_was_nobodys_gets_a_home(stage: Stage, sandbox: str) -> None:
+    found = stage.call("given", sandbox)
+    assert "has no directory here" in found["unknown"]["error"] and "somebody's already" in found["again"]["error"]
+    assert found["made"] == found["given"] == {} and found["claim"] == {"user": "ann", "profile": "small"}
+    assert found["log"].startswith("years") and "before" not in found["log"], "what is written before there is a home would be lost"
+    assert found["cleared"] and found["files"] == ["thesis", "written"] and found["written"] == "mine\n", found
+    print(f"{sandbox}: the home was there after {found['seconds'] * 1000:.0f} ms")
+
+
 def test_the_unit_is_exposed_no_more_than_it_must(stage: Stage) -> None:
     text = stage.node.run("systemd-analyze security metalhub-session-agent --no-pager | tail -n 1")
     assert float(text.split("service:")[1].split()[0]) <= 1.5, text

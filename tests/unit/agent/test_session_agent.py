@@ -429,3 +429,62 @@ def test_the_engine_streams(tmp_path: Path) -> None:
         os.unlink(path)
     with pytest.raises(EngineError, match="did not answer"):
         list(Engine(path, timeout=5).stream("/events?x=1"))
+
+
+# -- sessions that were made ready in advance ---------------------------------------------------------------------------------
+
+
+class FakeHomes:
+    """The service that mounts: what it is asked, and what it says."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.names: list[str] = []
+        self.error = ""
+
+    def __call__(self, asked: Any) -> dict[str, Any]:
+        self.asked.append(dict(asked))
+        if self.error:
+            raise OSError(self.error)
+        return {"names": list(self.names)} if asked["do"] == "list" else {}
+
+
+WARM = "mh--warm-0123456789ab"
+
+
+def test_a_home_is_asked_for_in_its_name(machine: Machine) -> None:
+    homes = FakeHomes()
+    machine.agent._homes = homes
+    assert machine.agent.answer("PUT", f"/warm/{WARM}", b"{}") == {}
+    # What names the session is the path, whatever the body says.
+    assert machine.agent.answer("PUT", f"/warm/{WARM}/home", b'{"home": "ann", "name": "other", "do": "end"}') == {}
+    assert homes.asked == [{"do": "make", "name": WARM}, {"home": "ann", "name": WARM, "do": "give"}]
+    for path in ("/warm/mh-ann", f"/warm/{WARM}/other", f"/warm/../{WARM}"):
+        with pytest.raises(Refusal):
+            machine.agent.answer("PUT", path, b"")
+    with pytest.raises(Refusal, match="not what it should be"):
+        machine.agent.answer("PUT", f"/warm/{WARM}/home", b"[]")
+    homes.error = "away"
+    with pytest.raises(Refusal, match="does not answer: away"):
+        machine.agent.answer("PUT", f"/warm/{WARM}", b"")
+
+
+def test_what_was_made_ready_goes_with_its_session(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    homes = FakeHomes()
+    machine.agent._homes = homes
+    actor = {"ID": "c9", "Attributes": {"metalhub.session": WARM}}
+    machine.engine.containers["c9"] = [WARM, "running"]
+    machine.agent.event({"Action": "start", "Actor": actor})
+    homes.names = [WARM]
+    now = machine.agent._wall()
+    monkeypatch.setattr("metalhub_session_agent.service._changed", lambda _: now - 3600)
+    machine.agent.tidy()
+    assert homes.asked == [{"do": "list"}], "it lives"
+    machine.agent.event({"Action": "die", "Actor": actor})
+    assert homes.asked[1:] == [{"do": "end", "name": WARM}]
+    # One that ended while nobody listened, and one whose container is still to come.
+    machine.agent.tidy()
+    assert homes.asked[2:] == [{"do": "list"}, {"do": "end", "name": WARM}]
+    monkeypatch.setattr("metalhub_session_agent.service._changed", lambda _: now - 5)
+    machine.agent.tidy()
+    assert homes.asked[4:] == [{"do": "list"}]

@@ -9,6 +9,7 @@ import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -361,6 +362,21 @@ def test_an_address_is_somebodys() -> None:
     assert sessions(CLIENT)["user"] == "ann", "an engine that is away takes nothing away"
 
 
+def test_a_session_that_was_made_in_advance_is_whoevers_it_became(tmp_path: Path) -> None:
+    name = "mh--warm-0123456789ab"
+    labels = {"metalhub.session": name, "metalhub.profile": "small"}
+    container = {"Labels": labels, "NetworkSettings": {"Networks": {"mh-lab": {"IPAddress": CLIENT}}}}
+    now = [0.0]
+    sessions = Sessions(SimpleNamespace(request=lambda *_: [container]), "n1", clock=lambda: now[0], claims=str(tmp_path))
+    assert sessions(CLIENT) == {"node": "n1", "user": "", "session": name, "profile": "small"}
+    (tmp_path / name).write_text('{"user": "ann", "profile": "small"}')
+    now[0] = 3
+    assert sessions(CLIENT)["user"] == "ann"
+    labels["metalhub.session"] = "../" + name
+    now[0] = 6
+    assert sessions(CLIENT)["user"] == "", "only names that we gave are looked up"
+
+
 # -- the control host -----------------------------------------------------------------------------------------------------
 
 
@@ -390,5 +406,6 @@ def test_squid_listens_where_the_rules_lead() -> None:
 
 def test_the_package_is_the_one_source() -> None:
     links = [path for path in (ROLE / "metalhub_egress").iterdir() if path.is_symlink()]
-    assert {path.name for path in links} == {"egress_decide.py", "egress_terms.py", "engine_api.py", "node_service.py", "tls_hello.py"}
+    names = {"egress_decide", "egress_terms", "engine_api", "node_service", "tls_hello", "warm_pool"}
+    assert {path.stem for path in links} == names
     assert all(path.resolve().parent.name == "module_utils" for path in links)

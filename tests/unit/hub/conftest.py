@@ -153,7 +153,7 @@ class FakeEngine:
             return self.create(await request.json())
         if what.startswith("containers/"):
             return await self.container(*what.split("/")[1:])
-        name = what.removeprefix("services/")
+        name = what.removeprefix("services/").removesuffix("/update")
         found = next((s for s in self.services.values() if name in (s["ID"], s["Spec"]["Name"])), None)
         if found is None:
             return web.json_response({"message": f"service {name} not found"}, status=404)
@@ -161,6 +161,12 @@ class FakeEngine:
             del self.services[found["ID"]]
             self.tasks = [task for task in self.tasks if task["ServiceID"] != found["ID"]]
             return web.Response()
+        if what.endswith("/update"):
+            if request.query["version"] != str(found["Version"]["Index"]):
+                return web.json_response({"message": "rpc error: update out of sequence"}, status=400)
+            found["Spec"] = await request.json()
+            found["Version"] = {"Index": found["Version"]["Index"] + 1}
+            return web.json_response({"Warnings": None})
         return web.json_response(found)
 
     async def node(self, request: web.Request, parts: list[str]) -> web.Response:
@@ -187,8 +193,8 @@ class FakeEngine:
         await asyncio.sleep(self.slow)
         if act in self.deaf:
             return web.json_response({"message": "the node does not do it"}, status=500)
-        if act == "stop":
-            found[0]["State"] = "complete"
+        if act in ("stop", "kill"):
+            found[0]["State"] = "complete" if act == "stop" else "failed"
         elif act == ("unpause" if name in self.paused else "pause"):
             self.paused ^= {name}
         else:
@@ -201,7 +207,7 @@ class FakeEngine:
         if any(service["Spec"]["Name"] == spec["Name"] for service in self.services.values()):
             return web.json_response({"message": "name conflicts with an existing object"}, status=409)
         number = next(self._count)
-        service = {"ID": f"service{number}", "Spec": spec, "CreatedAt": "2026-01-01T00:00:00.123456789Z"}
+        service = {"ID": f"service{number}", "Spec": spec, "Version": {"Index": number}, "CreatedAt": "2026-01-01T00:00:00.123456789Z"}
         self.services[service["ID"]] = service
         self.add_task(service)
         if self.lose_answer:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import queue
 import sys
 import threading
@@ -33,12 +34,16 @@ from .hibernation import (
     refusal,
 )
 from .node_service import Refusal, Server, notify
+from .warm_homes import ask
+from .warm_pool import ROOT, is_name
 
 SETTINGS = "/etc/metalhub/session-agent.json"
 LABEL = "metalhub.session"
 EVENTS = ("start", "pause", "unpause", "oom", "die", "destroy")
 # How often figures are taken of which the last are told of a session that has ended.
 SAMPLE = 5.0
+# The directory of a ready session whose container is not there (yet) is left alone for so long.
+UNUSED = 60.0
 
 
 @dataclasses.dataclass
@@ -76,6 +81,13 @@ class Session:
         }
 
 
+def _changed(path: str) -> float:
+    try:
+        return os.stat(path).st_ctime
+    except OSError:
+        return time.time()
+
+
 def node_now() -> Node:
     """This node's memory and swap."""
     with open("/proc/meminfo", encoding="ascii") as stream:
@@ -93,7 +105,9 @@ class Agent:
         node: t.Callable[[], Node] = node_now,
         wall: t.Callable[[], float] = time.time,
         clock: t.Callable[[], float] = time.monotonic,
+        homes: t.Callable[[t.Mapping[str, object]], dict[str, t.Any]] = ask,
     ) -> None:
+        self._homes = homes
         self._largest = int(settings["largest"])
         self._engine, self._cgroups, self._node, self._wall, self._clock = engine, cgroups, node, wall, clock
         self._sessions: dict[str, Session] = {}
@@ -142,6 +156,8 @@ class Agent:
             self._is(container, name, what == "pause")
         elif what in ("die", "destroy"):
             self._end(container)
+            if is_name(name):
+                self._warm({"do": "end", "name": name})
         elif what == "oom":
             with self._lock:
                 if one := self._sessions.get(container):
@@ -172,6 +188,38 @@ class Agent:
             return  # it is gone already, and what was heard of it stays
         if state.get("OOMKilled"):
             one.killed = max(one.killed, 1)
+
+    # -- sessions that were made ready ------------------------------------------------------------------------------------------
+
+    def _warm(self, asked: t.Mapping[str, object]) -> dict[str, t.Any]:
+        """Have homes put in or taken out of their place. ``error`` in the answer tells what went wrong."""
+        try:
+            found = self._homes(asked)
+        except (OSError, ValueError) as error:
+            found = {"error": f"metalhub-warm-homes does not answer: {error}"}
+        if "error" in found:
+            print(found["error"], flush=True)
+        return found
+
+    def tidy(self) -> None:
+        """Take away what was made ready for sessions that are not there: they ended while nobody listened, or never began."""
+        here = {one.session for one in self._all() if one.state != ENDED}
+        for name in self._warm({"do": "list"}).get("names", []):
+            if name not in here and self._wall() - _changed(os.path.join(ROOT, name)) > UNUSED:
+                self._warm({"do": "end", "name": name})
+
+    def make_ready(self, name: str, body: bytes, home: bool) -> dict[str, t.Any]:
+        """A directory for a session that is to be made ready, or ``home``: its user's home in it. Raises Refusal."""
+        try:
+            about = json.loads(body) if body else {}
+            if not isinstance(about, dict):
+                raise ValueError("not an object")
+        except ValueError as error:
+            raise Refusal(400, f"the body is not what it should be: {error}") from None
+        asked = {**about, "do": "give", "name": name} if home else {"do": "make", "name": name}
+        if error := self._warm(asked).get("error"):
+            raise Refusal(409, error)
+        return {}
 
     # -- memory --------------------------------------------------------------------------------------------------------------
 
@@ -225,6 +273,8 @@ class Agent:
         while True:
             time.sleep(SAMPLE)
             self.sample()
+            if self._listening:
+                self.tidy()
 
     def _all(self) -> list[Session]:
         with self._lock:
@@ -247,7 +297,12 @@ class Agent:
     # -- what the hub asks ---------------------------------------------------------------------------------------------------
 
     def answer(self, method: str, path: str, body: bytes) -> t.Mapping[str, t.Any] | str:
-        """GET /status, /check/<session>, /health, /metrics."""
+        """GET /status, /check/<session>, /health, /metrics; PUT /warm/<session> and /warm/<session>/home."""
+        if method == "PUT" and path.startswith("/warm/"):
+            name, _, what = path[len("/warm/") :].partition("/")
+            if what in ("", "home") and is_name(name):
+                return self.make_ready(name, body, what == "home")
+            raise Refusal(404, "there are /warm/<session> and /warm/<session>/home")
         if method != "GET" or body:
             raise Refusal(400, "only GET is answered")
         if path == "/status":
