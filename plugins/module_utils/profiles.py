@@ -43,6 +43,8 @@ NAME_LEGAL = "1 to 40 of a-z, 0-9, - and ., a letter or digit first and last"
 
 # Of the start-up script, in bytes. It travels in the environment of each of the profile's sessions.
 STARTUP_LIMIT = 16 * 1024
+# Each reserves what a session does; more than this is a slip of the pen.
+MOST_WARM = 100
 STARTUP_LEGAL = f"a text or a list of lines, at most {STARTUP_LIMIT // 1024} KiB"
 # Of all that is changed of one profile at runtime, in bytes.
 CHANGE_LIMIT = 64 * 1024
@@ -96,6 +98,10 @@ def profile_faults(path: str, profile: Mapping[str, object], world: World) -> It
     if gpu is not None and sandbox in SANDBOXES and (refusal := gpu_refusal(sandbox, gpu)):
         message = f"The flavor has a GPU, and pool {pool} cannot give it: {refusal}."
         yield Fault(f"{path}.flavor", profile["flavor"], message, "a pool with sandbox: nvidia, or a flavor without gpu")
+    warm = profile.get("warm", 0)
+    # The spec takes "3" for a number, too; other types it has refused by itself.
+    if isinstance(warm, str) and warm.strip().lstrip("-").isdecimal() or (type(warm) is int and not 0 <= warm <= MOST_WARM):
+        yield Fault(f"{path}.warm", warm, "This is no number of sessions to keep ready.", f"a whole number from 0 to {MOST_WARM}")
     environment = profile.get("environment")
     for key, value in environment.items() if isinstance(environment, Mapping) else ():
         if not isinstance(key, str) or not VARIABLE.fullmatch(key):

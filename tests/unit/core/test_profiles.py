@@ -189,3 +189,11 @@ def test_nobody_is_approved_but_by_an_administrator_who_has_not_said_no_since(ac
         assert approvals.read(approvals.plain(found)) == found
     approved = last[0] == "yes" and (not last[1] or now + later < last[1])
     assert (approvals.standing(found, now + later) == "approved") == approved
+
+
+@pytest.mark.parametrize(("value", "faults"), [(0, 0), (3, 0), (100, 0), (101, 1), (-1, 1), ("3", 1), ("x", 1), (True, 1), (1.5, 1)])
+def test_how_many_sessions_are_kept_ready(value: object, faults: int) -> None:
+    world = World({"lab": ""}, {"small": None}, {"cpu": "gvisor"}, {"open": ""})
+    profile = {"image": "lab", "flavor": "small", "pool": "cpu", "egress": "open", "warm": value}
+    found = list(profiles.profile_faults("p", profile, world))
+    assert len(found) == faults and all(fault.path == "p.warm" for fault in found)
