@@ -256,7 +256,8 @@ def given(sandbox: str) -> dict[str, t.Any]:
     home.mkdir(parents=True, exist_ok=True)
     for file in ("written", "thesis"):
         (home / file).unlink(missing_ok=True)
-    (home / "thesis").write_text("years")
+    # Docker logs whole lines.
+    (home / "thesis").write_text("years\n")
     os.chown(home, 1000, 1000)
     said = {"unknown": ask_agent(f"/warm/{name}/home", method="PUT", body={"home": "ann"})}
     said["made"] = ask_agent(f"/warm/{name}", method="PUT", body={})
