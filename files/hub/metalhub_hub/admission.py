@@ -104,12 +104,16 @@ class Entry:
 
 @dataclass
 class Gone:
-    """A start that has its place, from its turn until its end has been seen: the place is taken, whatever an older look says."""
+    """A start that has its place, from its turn until its end has been seen: the place is taken, whatever an older look says.
+
+    ``waited``: it had to wait for its turn.
+    """
 
     spawner: Any
     shape: Shape
     since: float
     tries: int
+    waited: bool
     done: float | None = None
 
 
@@ -154,10 +158,10 @@ class Admission:
 
     # A start
 
-    async def turn(self, spawner: Any, profile: Profile, again: bool = False) -> tuple[str, ...]:
+    async def turn(self, spawner: Any, profile: Profile, again: str = "") -> tuple[str, ...]:
         """Wait until a start may go. Its user's quota is reserved then. Returns nodes that it is to avoid. Raises Refused.
 
-        ``again``: it went, and Swarm had no room for it. It has its old place.
+        ``again``: it went and came back, since Swarm had no ``room`` for it or the ``engine`` did not answer. It has its old place.
         """
         key, now = (spawner.user.name, spawner.name), self.now()
         before, restored = self._gone.pop(key, None), self._restored.pop(key, None)
@@ -171,7 +175,8 @@ class Admission:
         if before:
             entry.tries = before.tries + 1
             entry.again = now + min(LATER * 2**before.tries, LATER_MOST)
-        entry.waits = bool(before or restored)
+        # An engine that stays silent is told to whom had no need to wait.
+        entry.waits = bool(restored or (before and (before.waited or again == "room")))
         self._entries[key] = entry
         self._wake.set()
         if self._loop is None or self._loop.done():
@@ -319,7 +324,7 @@ class Admission:
             self._wake.set()  # the place is somebody else's
             return
         del self._entries[key]
-        self._gone[key] = Gone(entry.spawner, entry.waiter.shape, entry.waiter.since, entry.tries)
+        self._gone[key] = Gone(entry.spawner, entry.waiter.shape, entry.waiter.since, entry.tries, entry.waits)
         self._over(entry, "admitted")
         if not entry.future.done():
             entry.future.set_result(avoid)

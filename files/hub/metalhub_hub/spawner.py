@@ -245,7 +245,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
                     self.platform.quota.end(self)
                     self.service_name = names.service_name(home, self.name, secrets.token_hex(3))
                     waits = True
-                    self._avoid = await self._turn(profile, again=True)
+                    self._avoid = await self._turn(profile, again="room" if isinstance(error, Refused) else "engine")
         except BaseException as error:
             if not waits:
                 await self._undo()
@@ -273,7 +273,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         await self.platform.snapshots.ready(home, self._tell_restore)
         await self.platform.homes.ensure(home, size)
 
-    async def _turn(self, profile: Profile, again: bool = False) -> tuple[str, ...]:
+    async def _turn(self, profile: Profile, again: str = "") -> tuple[str, ...]:
         """Wait for a place. Returns nodes to avoid. Raises Refused."""
         avoid = await self.platform.admission.turn(self, profile, again)
         self._turned = time.monotonic()
