@@ -129,12 +129,17 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
     def _token_scopes(self) -> Any:
         return MetalhubSpawner.take_turn
 
-    async def take_turn(self) -> list[str]:
+    def take_turn(self) -> Awaitable[list[str]]:
         """JupyterHub asks for the scopes of a session's token just before it writes all that a start needs. They are its default ones."""
-        # It has just given the session its server. What is not written by then, the end of any other request rolls back.
+        # It has just given the session its server. What is not written before anything else runs, the end of any other request rolls back:
+        # so this is not left to a coroutine, which JupyterHub begins only after all that waits already.
         self._commit()
-        await self.platform.turn()
-        return []
+
+        async def default_scopes() -> list[str]:
+            await self.platform.turn()
+            return []
+
+        return default_scopes()
 
     @default("apply_user_options")
     def _apply(self) -> Any:

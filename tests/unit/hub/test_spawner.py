@@ -415,3 +415,12 @@ async def test_each_start_of_a_herd_has_a_turn_of_the_loop() -> None:
         await asyncio.sleep(0)
         now += 1
     assert len(set(passed)) == 50 and passed == sorted(passed)
+
+
+async def test_a_start_keeps_its_server_whatever_ends_before_its_turn(spawner: Here) -> None:
+    """JupyterHub asks for the scopes with the server not written yet, and the end of any request rolls back."""
+    spawner.orm_spawner.server = orm.Server(base_url="/user/ann/new/")
+    waiting = asyncio.ensure_future(spawner.server_token_scopes(spawner))
+    spawner.user.database.rollback()  # before a coroutine would have begun
+    assert await waiting == []
+    assert spawner.orm_spawner.server.base_url == "/user/ann/new/"
