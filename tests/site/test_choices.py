@@ -220,5 +220,7 @@ def test_what_was_refused_is_known(cluster: Cluster, browser: Browser, guest: Gu
 
         wait("the session's page says that the way out is closed", alarm, 40, 2)
         picture(page, "egress-closed")
+        found = cluster.diagnosis(user)
+        assert (found["cause"], found["now"]) == ("egress", True), found
     finally:
         cluster.ssh(node, "cd /etc/metalhub/egress/squid && for class in *.conf; do systemctl start metalhub-squid@${class%.conf}; done")

@@ -1,5 +1,4 @@
-"""Causes that the other tests do not bring about anyway, produced for real, and named by the command line. Egress: the demo's class has no
-proxy that could be stopped, so tests/unit/hub has that one."""
+"""Causes that the other tests do not bring about anyway, produced for real, and named by the command line."""
 
 from __future__ import annotations
 
