@@ -317,7 +317,8 @@ class Admission:
     def _admit(self, entry: Entry, avoid: tuple[str, ...]) -> None:
         key = entry.waiter.key
         try:
-            # The check and the reservation are one step: of many that go at once no more pass than the quota has place for.
+            # The checks and the reservation are one step: of many that go at once no more pass than the quota has place for.
+            entry.spawner.permit({"profile": entry.profile.name})
             self.host.quota.admit(entry.spawner, entry.profile)
         except Refused as refused:
             self._refuse(entry, "refused", refused)

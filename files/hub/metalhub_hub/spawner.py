@@ -173,16 +173,23 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             self._save()
             raise
 
-    def _choose(self, options: dict[str, Any]) -> None:
-        document = self.platform.document
+    def permit(self, options: dict[str, Any]) -> Profile:
+        """The profile of a start with these options, for a user who may start it now. Raises Refused.
+
+        Asked again when the turn of a start that waited comes: meanwhile groups, grants and approvals may have changed.
+        """
         try:
             disabled = self.platform.people.disabled(self.user.name)
         except LedgerError as error:
             raise Refused(NO_LEDGER, reason="ledger", status=503, log=f"ledger: {error}") from None
         if disabled:
             raise Refused(f"The account {self.user.name} is disabled.", reason="disabled", status=403)
-        profile = policy.choose(document, self.groups, options, self.granted)
+        profile = policy.choose(self.platform.document, self.groups, options, self.granted)
         self.platform.approvals.admit(self.user.name, profile)
+        return profile
+
+    def _choose(self, options: dict[str, Any]) -> None:
+        profile = self.permit(options)
         # What it holds counts from its turn on, when this is checked again.
         self.platform.quota.check(self, profile)
         self.profile_name = profile.name

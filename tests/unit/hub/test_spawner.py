@@ -17,7 +17,9 @@ from aiohttp import web
 from conftest import FakeEngine, FakeSession, Served, document, make_node
 from jupyterhub import orm
 from metalhub_hub import admission, config, egress, platform
+from metalhub_hub.core.accounts import Invitation
 from metalhub_hub.policy import Refused
+from metalhub_hub.records import Block
 from metalhub_hub.spawner import MetalhubSpawner
 
 
@@ -239,6 +241,49 @@ async def test_no_room_as_swarm_sees_it(spawner: Here, engine: FakeEngine, monke
     await starting
     assert len(engine.services) == 1
     await stop(spawner)
+
+
+def _block(host: platform.Platform) -> None:
+    host.people.records.block(Block("ann", "", "admin", 1))
+    host.people._read(host.people.records)
+
+
+def _take_grants(host: platform.Platform) -> None:
+    host.people.records.forget("ann")
+    host.people._read(host.people.records)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda host: host.profiles.change("typed", {"approval": True}, "change", "olga"), "needs an administrator's approval"),
+        (lambda host: host.profiles.delete("typed", "olga"), "There is no profile 'typed' for you"),
+        (_take_grants, "There is no profile 'typed' for you"),
+        (_block, "The account ann is disabled."),
+    ],
+)
+async def test_what_was_taken_away_while_a_start_waited_is_seen_at_its_turn(
+    spawner: Here, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, change: Any, words: str
+) -> None:
+    monkeypatch.setattr(admission, "LATER", 0.2)
+    host, book = spawner.platform, spawner.platform.people.records
+    typed = {"image": "lab", "flavor": "small", "pool": "cpu", "egress": "packages", "groups": ["clinical"]}
+    host.profiles.change("typed", typed, "create", "olga")
+    book.take(book.invite("token", Invitation(profiles=("typed",)), "admin", 0), "ann", "invite", 1)
+    host.people._read(book)
+    engine.fate = {"State": "pending", "Err": "no suitable node (insufficient resources on 2 nodes)"}
+    starting = asyncio.ensure_future(refused(spawner, profile="typed"))
+    while host.admission.view(spawner) is None:
+        await asyncio.sleep(0.01)
+    created = len(engine.headers)
+    change(host)
+    engine.fate = {"State": "running"}
+    told = (await starting).jupyterhub_message
+    assert words in told and len(engine.headers) == created and host.quota.usage("ann").sessions == 0
+    assert spawner.refused and spawner.refused["sentence"] == told
+    with pytest.raises(Refused) as fresh:
+        await spawner.apply_options({"profile": "typed"})
+    assert fresh.value.jupyterhub_message == told, "a new start is told the same"
 
 
 @pytest.mark.parametrize(
