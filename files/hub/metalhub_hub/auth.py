@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from pathlib import Path
 from typing import Any
 
 import bcrypt
+from jupyterhub import apihandlers, orm
+from jupyterhub.apihandlers.auth import TokenAPIHandler
+from jupyterhub.handlers import BaseHandler
 from jupyterhub.handlers.login import LoginHandler, LogoutHandler
 from nativeauthenticator import NativeAuthenticator
 from nativeauthenticator.handlers import DiscardHandler, ToggleAuthorizationHandler
@@ -82,6 +86,36 @@ class _Known:
         platform.current().people.forget(user.name)
         # Who is removed waits for nothing any more.
         return asyncio.ensure_future(platform.current().admission.dismiss(user))
+
+
+def _let_in(prepare: Any) -> Any:
+    """Who is disabled gets nothing, also by a token that is theirs, whoever made it."""
+
+    @functools.wraps(prepare)
+    async def let_in(handler: Any) -> None:
+        await prepare(handler)
+        user = handler.current_user
+        if user is not None and user.kind == "user":
+            platform.current().people.let_in(user.name)
+
+    return let_in
+
+
+class _TokenOwner(TokenAPIHandler):  # type: ignore[misc]
+    """JupyterHub's older way for services to ask whose a token is."""
+
+    def get(self, token: str) -> None:
+        found = orm.APIToken.find(self.db, token)
+        if found is not None and found.user is not None:
+            platform.current().people.let_in(found.user.name)
+        super().get(token)
+
+
+def install() -> None:
+    """JupyterHub has no setting for these. Called once, by jupyterhub_config.py."""
+    BaseHandler.prepare = _let_in(BaseHandler.prepare)
+    ours = {TokenAPIHandler: _TokenOwner}
+    apihandlers.default_handlers[:] = [(path, ours.get(handler, handler), *rest) for path, handler, *rest in apihandlers.default_handlers]
 
 
 class MetalhubOAuthenticator(_Known, GenericOAuthenticator):  # type: ignore[misc]

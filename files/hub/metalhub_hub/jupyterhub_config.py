@@ -49,6 +49,7 @@ c.MetalhubProxy.traefik_entrypoint = document.traefik.entrypoint
 c.MetalhubProxy.dynamic_config_file = document.traefik.routes_file
 
 auth.configure(c, document)
+auth.install()
 
 c.JupyterHub.template_paths = [str(package / "templates")]
 c.JupyterHub.extra_handlers = handlers.HANDLERS

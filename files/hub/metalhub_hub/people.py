@@ -126,8 +126,13 @@ class People:
         """Whether somebody is kept out, and why. Raises LedgerError."""
         return self._blocks.get(user) if self.records else None
 
+    def let_in(self, user: str) -> None:
+        """Raises HTTPError with a sentence for who is kept out. Raises LedgerError."""
+        if self.disabled(user):
+            raise web.HTTPError(403, DISABLED)
+
     def disable(self, app: Any, name: str, reason: str, by: str) -> list[Any]:
-        """Keep somebody out: no login, no cookie and no token is good any more, no session goes on. Homes stay.
+        """Keep somebody out: no login and no cookie is good any more, no session goes on. Homes stay, and tokens, which ``let_in`` refuses.
 
         Returns the sessions that are being stopped. Raises Impossible and LedgerError.
         """
@@ -144,7 +149,8 @@ class People:
         self.host.audit.write("account.disabled", user=name, reason=reason, by=by)
         user.cookie_id = new_token()
         for token in list(user.api_tokens):
-            app.db.delete(token)
+            if token.client_id != "jupyterhub":  # a browser's, for a session
+                app.db.delete(token)
         for code in app.db.query(orm.OAuthCode).filter_by(user_id=user.id):
             app.db.delete(code)
         app.db.commit()

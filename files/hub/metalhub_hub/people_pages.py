@@ -171,7 +171,7 @@ class DisableHandler(Admin):
 
     # Not `user_name`: the scope is for all users or none.
     @openapi.operation(
-        "Keep a user out, and end their sessions, tokens and cookies",
+        "Keep a user out: no login, cookie or token of theirs is good meanwhile, and their sessions end",
         "admin-ui",
         body=fields(reason=text("why, for the audit log")),
         body_needed=False,

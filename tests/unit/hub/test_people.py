@@ -322,7 +322,16 @@ def test_a_disabled_user_is_out_and_comes_back_with_everything(town: Town) -> No
     done = town.cli("user", "disable", "karla", "--reason", "left the institute")
     assert done.stdout == "disabled karla; 1 sessions end; the home stays\n", done.stderr
     eventually(lambda: not town.hub.server("karla"))
-    assert requests.get(f"{town.hub.url}/api/user", **mine).status_code == 403
+    # Neither an old token nor one that is made now is good, and both stay.
+    made = town.hub.api("POST", "/users/karla/tokens", json={"note": "made meanwhile"})
+    assert made.status_code == 201
+    tokens = {"headers": {"Authorization": f"token {made.json()['token']}"}, "timeout": 10}
+    for path in ("/api/user", "/api/users/karla", "/metalhub/api/usage", "/metalhub/api/users/karla/sessions"):
+        for who in (mine, tokens):
+            answer = requests.get(town.hub.url + path, **who)
+            assert answer.status_code == 403 and answer.json()["message"] == people.DISABLED, (path, answer.text)
+    asked = town.hub.api("GET", f"/authorizations/token/{token}")
+    assert asked.status_code == 403 and asked.json()["message"] == people.DISABLED
     assert jar.get(f"{town.hub.url}/home", timeout=10, allow_redirects=False).status_code == 302, "the cookie is no good any more"
     refused = log_in(town.hub, "karla", SECRET)
     assert "Your account is disabled; ask an administrator." in refused.last.text  # type: ignore[attr-defined]
@@ -338,7 +347,11 @@ def test_a_disabled_user_is_out_and_comes_back_with_everything(town: Town) -> No
     town.hub.kill()
     town.hub.start()
     assert not town.logs_in("karla", SECRET)
+    assert requests.get(f"{town.hub.url}/api/user", **mine).status_code == 403
     assert town.cli("user", "enable", "karla").stdout == "enabled karla\n"
+    for who in (mine, tokens):
+        assert requests.get(f"{town.hub.url}/api/user", **who).json()["name"] == "karla"
+    assert town.hub.api("GET", f"/authorizations/token/{token}").json()["name"] == "karla"
     assert town.logs_in("karla", SECRET) and town.found("account.enabled", user="karla")
 
 

@@ -211,7 +211,7 @@ NOUN = Noun(
         ),
         Verb(
             "disable",
-            "let somebody in no more, end their sessions, tokens and cookies; the home stays",
+            "let somebody in no more, and end their sessions; no cookie or token of theirs is good meanwhile, and the home stays",
             disable,
             (NAME, Argument("--reason", "why, for the audit log", {"metavar": "TEXT", "default": ""})),
         ),
