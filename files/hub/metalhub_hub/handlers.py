@@ -78,15 +78,22 @@ REFUSALS = named(
 
 
 class RoomHandler(BaseHandler):  # type: ignore[misc]
-    """GET /hub/metalhub/room: the caller's profiles and whether there is room for them now."""
+    """GET /hub/metalhub/room/<user>: a user's profiles and whether there is room for them now. Without a user the caller's."""
 
     def _record_activity(self, obj: Any, timestamp: Any = None) -> bool:
         return False  # an open page is no sign of somebody at work
 
     @web.authenticated
-    async def get(self) -> None:
-        groups = {group.name for group in self.current_user.groups}
-        found = await spawner.cards(platform.current(), groups, self.current_user.name)
+    async def get(self, user_name: str = "") -> None:
+        await self._get(user_name or self.current_user.name)
+
+    # As for the start page itself.
+    @needs_scope("servers")
+    async def _get(self, user_name: str) -> None:
+        user = self.find_user(user_name)
+        if user is None:
+            raise web.HTTPError(404, "There is no such user.")
+        found = await spawner.cards(platform.current(), {group.name for group in user.groups}, user.name)
         self.set_header("Cache-Control", "no-store")
         told = ("places", "state", "why", "tag", "ask", "gpu", "waiting")
         self.finish({card["name"]: {key: card[key] for key in told} for card in found})
@@ -238,6 +245,7 @@ HANDLERS = [
     *session_pages.HANDLERS,
     *snapshot_pages.HANDLERS,
     (r"/metalhub/room", RoomHandler),
+    (r"/metalhub/room/([^/]+)", RoomHandler),
     (r"/metalhub/egress", EgressHandler),
     (r"/metalhub/api/egress", EgressAPIHandler),
     (r"/metalhub/api/nodes", NodesAPIHandler),

@@ -22,6 +22,7 @@ WHO = ("nobody", "ann", "bob", "admin", "cli", "session", "narrow")
 CASES = {
     # a page of everybody
     "GET /metalhub/room":                                  (302, 200, 200, 200, 302, 302, 302),
+    "GET /metalhub/room/ann":                              (302, 200, 404, 200, 302, 302, 302),
     "GET /metalhub/invite":                               (410, 410, 410, 410, 410, 410, 410),
     "POST /metalhub/invite":                              (403, 410, 410, 410, 403, 403, 403),
     "GET /metalhub/static/metalhub.css":                   (200, 200, 200, 200, 200, 200, 200),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -357,6 +358,18 @@ def test_the_start_page_says_why(site: Site, admin: requests.Session) -> None:
     assert (rooms["ghost"]["state"], rooms["ghost"]["tag"]) == ("none", "not ready") and "missing" in rooms["ghost"]["why"]
     assert "secret" not in rooms, "it is another group's"
     assert "needs approval" in site.hub.page("/spawn/admin", admin)
+
+
+def test_the_start_page_that_is_opened_for_somebody_else_follows_that_user(site: Site, admin: requests.Session) -> None:
+    site.json("profile", "deny", "bob", "guarded", "--reason", "the term is over")
+    rooms = {name: admin.get(f"{site.hub.url}/metalhub/room/{name}", timeout=10).json() for name in ("admin", ANN, BOB)}
+    assert {name: "secret" in found for name, found in rooms.items()} == {"admin": False, ANN: True, BOB: False}
+    assert rooms[BOB]["guarded"]["tag"] == "denied" and "the term is over" in rooms[BOB]["guarded"]["why"]
+    assert rooms["admin"]["guarded"]["tag"] == rooms[ANN]["guarded"]["tag"] == "needs approval"
+    assert admin.get(f"{site.hub.url}/metalhub/room/zoe", timeout=10).status_code == 404
+    for name in (ANN, BOB):
+        asks = re.search(r'fetch\("/hub/(metalhub/room[^"]*)"\)', site.hub.page(f"/spawn/{name}", admin))
+        assert asks and asks[1] == f"metalhub/room/{name}"
 
 
 # The command line
