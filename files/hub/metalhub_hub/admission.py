@@ -563,12 +563,18 @@ class Admission:
             return "No machine that is up now could run it. You keep your place until one is back."
         return start_queue.words(entry.ahead, entry.estimate)
 
+    def _waiting(self, spawner: Any) -> Entry | None:
+        entry = self._entries.get((spawner.user.name, spawner.name))
+        return entry if entry is not None and entry.waits else None
+
+    def waits(self, spawner: Any) -> bool:
+        """Whether a session's start waits for a place."""
+        return self._waiting(spawner) is not None
+
     def view(self, spawner: Any) -> dict[str, Any] | None:
         """The place of a session's start in the queue, for its owner; None where it does not wait."""
-        entry = self._entries.get((spawner.user.name, spawner.name))
-        if entry is None or not entry.waits:
-            return None
-        return {**self._plain(entry), "alternatives": self._alternatives(entry)}
+        entry = self._waiting(spawner)
+        return None if entry is None else {**self._plain(entry), "alternatives": self._alternatives(entry)}
 
     def _plain(self, entry: Entry) -> dict[str, Any]:
         estimate = entry.estimate if self._known and entry.able else None

@@ -307,7 +307,9 @@ class Sessions:
             _, running = lifecycle.decide(self.record(spawner, now), self.limits(spawner), now)
         pending = ""
         if spawner.pending == "spawn":
-            pending = lifecycle.QUEUED if spawner.step in ("", "queue") else lifecycle.STARTING
+            # One that Swarm had no room for waits anew, whatever step it was at.
+            queued = spawner.step in ("", "queue") or self.host.admission.waits(spawner)
+            pending = lifecycle.QUEUED if queued else lifecycle.STARTING
         return lifecycle.state_of(pending, running, spawner.ended_ago()), running
 
     def view(self, spawner: Any) -> dict[str, Any]:

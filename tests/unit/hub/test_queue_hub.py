@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 import requests
-import yaml
-from aiohttp import web
-from conftest import FakeEngine, FakeSession, Served, make_node
-from test_hub import PASSWORD, Hub, eventually, log_in
+from conftest import FakeEngine, make_node
+from test_audit_hub import Site as Commanded
+from test_hub import PASSWORD, eventually, log_in
+from world import world
 
-AUDITOR, READER = "d" * 40, "e" * 40
+AUDITOR, READER = "f" * 40, "e" * 40
 GIB = 2**30
 HERD = 60
 
@@ -49,15 +49,19 @@ def scheduled(engine: FakeEngine) -> None:
     engine.add_task = add_task  # type: ignore[method-assign]
 
 
-class Site:
+class Site(Commanded):
     def __init__(self, directory: Path, traefik: int) -> None:
-        self.engine = FakeEngine(str(directory / "engine.sock"))
+        super().__init__(directory, traefik)
         scheduled(self.engine)
         # One place for "small" in the pool cpu, and two in the pool spare.
         self.engine.nodes = [self.node("compute1", "cpu", 1), self.node("compute2", "spare", 2)]
-        self.session = FakeSession()
-        self.hub = Hub(directory, traefik)
-        raw = yaml.safe_load((directory / "hub.yml").read_text())
+        self.change(self.fill)
+        self.service("auditor", AUDITOR, "admin-ui", "read:users:name", "read:users", "read:metrics")
+        self.service("reader", READER, "read:servers")
+        self.configure("c.JupyterHub.load_roles += [{'name': 'minter', 'services': ['test'], 'scopes': ['tokens']}]")
+
+    @staticmethod
+    def fill(raw: dict[str, Any]) -> None:
         raw["pools"]["spare"] = {"sandbox": "gvisor"}
         raw["flavors"]["huge"] = {"cpus": 64, "memory": "1T"}
         raw["profiles"]["small"] |= {"max_session": "8h"}
@@ -65,14 +69,6 @@ class Site:
         raw["profiles"]["huge"] = raw["profiles"]["small"] | {"title": "Huge", "flavor": "huge", "default": False}
         raw["quotas"] = {"default": "sessions=3"}
         raw["queue_priorities"] = {"urgent": 5}
-        (directory / "hub.yml").write_text(yaml.safe_dump(raw, sort_keys=False))
-        with (directory / "config.py").open("a") as file:
-            file.write(
-                f"c.JupyterHub.services += [{{'name': 'auditor', 'api_token': {AUDITOR!r}}}, {{'name': 'reader', 'api_token': {READER!r}}}]\n"
-                "c.JupyterHub.load_roles += [{'name': 'auditor', 'services': ['auditor'], 'scopes': ['admin-ui', 'read:users:name', 'read:users', 'read:metrics']}]\n"
-                "c.JupyterHub.load_roles += [{'name': 'reader', 'services': ['reader'], 'scopes': ['read:servers']}]\n"
-                "c.JupyterHub.load_roles += [{'name': 'minter', 'services': ['test'], 'scopes': ['tokens']}]\n"
-            )
 
     @staticmethod
     def node(name: str, pool: str, cpus: int) -> dict[str, Any]:
@@ -116,17 +112,8 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    async def traefik(request: web.Request) -> web.Response:
-        return web.json_response({"status": "enabled"})
-
-    with Served(traefik) as served:
-        made = Site(tmp_path, served.port)
-        with made.engine.served, made.session.served:
-            made.engine.port = made.session.served.port
-            made.hub.start()
-            yield made
-            if made.hub.process and made.hub.process.poll() is None:
-                made.hub.kill()
+    with world(tmp_path, kind=Site) as made:
+        yield made
 
 
 def test_a_start_waits_sees_its_place_and_goes_when_one_is_free(site: Site) -> None:
@@ -139,6 +126,14 @@ def test_a_start_waits_sees_its_place_and_goes_when_one_is_free(site: Site) -> N
     assert "1 start is before yours." in told["queue"]["message"]
     assert told["queue"]["basis"] == "latest" and told["queue"]["estimate"] > 8 * 3600
     assert "about 8 hours at the latest, when a session reaches its longest time" in eventually(lambda: site.view("bob")["queue"])["message"]
+    # Administrators see the same of all, on each of their ways.
+    wanted = {"bob": ("queued", 1), "cat": ("queued", 2)}
+    listed = site.ask("GET", "/metalhub/api/sessions").json()
+    assert {row["user"]: (row["state"], row["position"]) for row in listed["sessions"] if row["user"] != "ann"} == wanted
+    assert listed["states"]["queued"] == 2 and "starting" not in listed["states"]
+    typed = {row["user"]: (row["state"], row["position"]) for row in site.json("session", "list")}
+    assert typed == {"ann": ("running", None), **wanted}
+    assert "queued, number 2" in site.cli("session", "show", "cat").stdout
     # What has room now is offered, and nothing is started instead.
     assert told["queue"]["alternatives"] == [{"name": "spare", "title": "Spare"}]
     assert len(site.engine.services) == 1 and not site.runs("cat")
@@ -265,6 +260,7 @@ def test_who_may_see_what_and_the_pages(site: Site) -> None:
     admin = log_in(site.hub, "admin", PASSWORD)
     page = site.hub.page("/metalhub/queue", admin)
     assert "bob" in page and "Small" in page and 'href="/hub/metalhub/queue"' in page
+    assert "number 2 in the queue" in site.hub.page("/metalhub/sessions", admin)
     room = admin.get(f"{site.hub.url}/metalhub/room", timeout=10).json()
     assert (room["small"]["state"], room["small"]["waiting"], room["spare"]["state"], room["huge"]["state"]) == ("full", 2, "free", "none")
     page = admin.get(f"{site.hub.url}/spawn/admin?opt-profile=small", timeout=20).content.decode()

@@ -229,6 +229,7 @@ async def test_no_room_as_swarm_sees_it(spawner: Here, engine: FakeEngine, monke
     """Swarm has the last word: where it has no room, the start waits on with its old place, and holds nothing meanwhile."""
     monkeypatch.setattr(admission, "LATER", 0.2)
     engine.fate = {"State": "pending", "Err": "no suitable node (insufficient resources on 2 nodes)"}
+    spawner._spawn_pending = True
     starting = asyncio.ensure_future(start(spawner))
     while not engine.services:
         await asyncio.sleep(0.01)
@@ -236,6 +237,7 @@ async def test_no_room_as_swarm_sees_it(spawner: Here, engine: FakeEngine, monke
     while spawner.platform.admission.view(spawner) is None:
         await asyncio.sleep(0.01)
     assert not engine.services and spawner.platform.quota.usage("ann").sessions == 0
+    assert spawner.platform.sessions.state(spawner) == "queued"
     assert spawner.platform.admission._entries["ann", ""].waiter.since == since
     engine.fate = {"State": "running"}
     await starting

@@ -23,6 +23,11 @@ def state(server: Mapping[str, Any]) -> str:
     return pending.get(str(server["pending"]), ("hibernated" if life.get("frozen") else "running") if server["ready"] else "stopped")
 
 
+def places(ask: Ask) -> dict[tuple[str, str], int]:
+    """The place in the queue of each session that waits in one, by user and name."""
+    return {(row["user"], row["name"]): row["position"] for row in ask.hub.ask("GET", "/metalhub/api/queue")["queue"]}
+
+
 def ago(moment: str | None) -> str:
     """How long ago a time of the hub's is, in words."""
     if not moment:
@@ -31,12 +36,15 @@ def ago(moment: str | None) -> str:
     return format_duration(max(0, int(seconds)), 1)
 
 
-def _row(user: str, server: Mapping[str, Any]) -> dict[str, Any]:
+def _row(user: str, server: Mapping[str, Any], queue: Mapping[tuple[str, str], int]) -> dict[str, Any]:
     inner = server.get("state") or {}
+    # JupyterHub does not know of the queue: for it such a session just starts.
+    position = queue.get((user, server["name"])) if server["pending"] == "spawn" else None
     return {
         "user": user,
         "name": server["name"],
-        "state": state(server),
+        "state": state(server) if position is None else "queued",
+        "position": position,
         "profile": inner.get("profile_name", ""),
         "node": inner.get("node", ""),
         "started": server["started"],
@@ -47,10 +55,10 @@ def _row(user: str, server: Mapping[str, Any]) -> dict[str, Any]:
 
 COLUMNS: list[Column] = [
     ("SESSION", lambda row: row["user"] + (f"/{row['name']}" if row["name"] else "")),
-    ("STATE", lambda row: row["state"]),
+    ("STATE", lambda row: row["state"] + (f", number {row['position']}" if row["position"] else "")),
     ("PROFILE", lambda row: row["profile"] or "-"),
     ("NODE", lambda row: row["node"] or "-"),
-    ("RUNS FOR", lambda row: ago(row["started"])),
+    ("RUNS FOR", lambda row: "-" if row["position"] else ago(row["started"])),
     ("ACTIVE BEFORE", lambda row: ago(row["last_activity"])),
 ]
 
@@ -75,12 +83,13 @@ def find(ask: Ask) -> dict[str, Any]:
     server = (model.get("servers") or {}).get(name)
     if server is None:
         raise Stop(f"{user!r} has no session {name!r} now" if name else f"{user!r} has no default session now")
-    return _row(user, server)
+    return _row(user, server, places(ask) if server["pending"] == "spawn" else {})
 
 
 def list_all(ask: Ask) -> None:
+    queue = places(ask)
     rows = [
-        _row(user["name"], server)
+        _row(user["name"], server, queue)
         for user in ask.hub.pages("/api/users", state="active")
         for server in user.get("servers", {}).values()
         if ask.options.user in (None, user["name"])
