@@ -120,6 +120,7 @@ def row(host: platform.Platform, spawner: Any, state: str, costs: Mapping[str, f
         "idle": view.get("idle"),
         "age": round(lifecycle.elapsed(host.sessions.record(spawner, now).started, now)) if runs else None,
         "extend": view.get("extend"),
+        "hibernates": view.get("hibernates", False),
         "cost": costs.get(spawner.service_name),
         "service": spawner.service_name,
     }
@@ -219,6 +220,7 @@ class AllSessionsAPIHandler(_Sessions, Quiet, APIHandler):  # type: ignore[misc]
                                     **fields({"seconds": integer(), "words": text()}, "one step of an extension"),
                                     "type": ["object", "null"],
                                 },
+                                "hibernates": truth("whether it can be hibernated now"),
                                 "cost": number("what it has cost by the rate card; null where that is not known", null=True),
                                 "service": text("its Swarm service"),
                             }

@@ -77,6 +77,7 @@ def test_the_page_of_sessions(site: World) -> None:
     assert text.count("<tr data-user=") == 3 and "1 to 3 of 3" in text
     for part in ('href="/hub/metalhub/audit?user=joann"', 'href="/hub/metalhub/usage#users-joann"', 'data-do="extend"', 'data-do="stop"', "EUR"):
         assert part in text, part
+    assert 'data-do="hibernate"' not in text and 'data-do="wake"' not in text, "these nodes have no agents"
     text = page(site, "/metalhub/sessions?user=joann&sort=-cost")
     assert text.count("<tr data-user=") == 1 and 'aria-sort="descending"' in text and "?user=joann&sort=cost" in text
     assert "No session is as you asked." in page(site, "/metalhub/sessions?user=zoe")

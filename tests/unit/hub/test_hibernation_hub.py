@@ -187,6 +187,29 @@ def test_a_program_is_told_how_to_wake_it(night: Night, token: bool) -> None:
     assert night.paused("ann")
 
 
+def test_an_administrator_hibernates_and_wakes_from_the_page_of_all_sessions(night: Night) -> None:
+    night.awake("ann")
+    admin, headers = night.cookies("admin"), {**night.forgery("admin"), "Content-Type": "application/json"}
+
+    def buttons(user: str = "ann") -> tuple[str, list[str]]:
+        """The state in a session's row, and what its buttons do."""
+        rows = re.findall(r'<tr data-user="([^"]*)" data-name="" data-state="([^"]*)"(.*?)</tr>', night.hub.page("/metalhub/sessions", admin), re.S)
+        ((state, row),) = [(state, row) for name, state, row in rows if name == user]
+        return state, re.findall(r'data-do="(\w+)"', row)
+
+    def press(act: str) -> requests.Response:
+        return admin.post(f"{night.hub.url}/metalhub/api/users/ann/session/{act}", data="{}", headers=headers, timeout=20)
+
+    state, offered = buttons()
+    assert state in ("running", "idle") and "hibernate" in offered and "wake" not in offered
+    assert press("hibernate").status_code == 200 and night.paused("ann")
+    state, offered = buttons()
+    assert state == "hibernated" and "wake" in offered and "hibernate" not in offered
+    assert press("wake").status_code == 200 and not night.paused("ann")
+    assert "hibernate" in buttons()[1]
+    assert [night.audit(kind)[-1]["actor"] for kind in ("hibernated", "woken")] == ["user:admin", "user:admin"]
+
+
 VISITORS = [("nobody", 302, True), ("bob", 404, True), ("admin", 302, False), ("ann", 302, False)]
 
 
