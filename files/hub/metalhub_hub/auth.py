@@ -10,8 +10,10 @@ from typing import Any
 import bcrypt
 from jupyterhub import apihandlers, orm
 from jupyterhub.apihandlers.auth import TokenAPIHandler
+from jupyterhub.apihandlers.users import UserAPIHandler
 from jupyterhub.handlers import BaseHandler
 from jupyterhub.handlers.login import LoginHandler, LogoutHandler
+from jupyterhub.scopes import needs_scope
 from nativeauthenticator import NativeAuthenticator
 from nativeauthenticator.handlers import DiscardHandler, ToggleAuthorizationHandler
 from nativeauthenticator.handlers import LoginHandler as NativeLoginHandler
@@ -111,10 +113,21 @@ class _TokenOwner(TokenAPIHandler):  # type: ignore[misc]
         super().get(token)
 
 
+class _OneUser(UserAPIHandler):  # type: ignore[misc]
+    """A user in JupyterHub's API, which would give them another name and leave all that is theirs behind."""
+
+    @needs_scope("admin:users")
+    async def patch(self, user_name: str) -> None:
+        body = self.get_json_body()
+        if isinstance(body, dict) and body.get("name", user_name) != user_name:
+            raise web.HTTPError(409, people.NO_RENAME)
+        await super().patch(user_name)
+
+
 def install() -> None:
     """JupyterHub has no setting for these. Called once, by jupyterhub_config.py."""
     BaseHandler.prepare = _let_in(BaseHandler.prepare)
-    ours = {TokenAPIHandler: _TokenOwner}
+    ours = {TokenAPIHandler: _TokenOwner, UserAPIHandler: _OneUser}
     apihandlers.default_handlers[:] = [(path, ours.get(handler, handler), *rest) for path, handler, *rest in apihandlers.default_handlers]
 
 

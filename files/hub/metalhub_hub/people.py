@@ -18,7 +18,7 @@ from jupyterhub.metrics import TOTAL_USERS
 from jupyterhub.utils import new_token
 from tornado import web
 
-from . import mail
+from . import acting, mail
 from .core import accounts, durations, quotas
 from .core.accounts import Invitation, Person
 from .core.quotas import INVITE, Quota
@@ -32,6 +32,10 @@ log = logging.getLogger("metalhub")
 
 PROVIDERS = "Accounts are the identity provider's here, so there is nothing to invite to or to add: add the person there."
 OVER = "This invitation cannot be used: it was used already, has ended, or was taken back. Ask whoever sent it to you for a new one."
+NO_RENAME = (
+    "A user cannot be renamed, because their home, account, quotas and records go by the name: "
+    "make a user of the new name and move the files there."
+)
 DISABLED = "Your account is disabled; ask an administrator."
 # Of the EFF's long list, 7776 words: 51 bits.
 WORDS = 4
@@ -169,10 +173,12 @@ class People:
         self.host.audit.write("account.enabled", user=name, by=by)
 
     def forget(self, name: str) -> None:
-        """A user was deleted."""
+        """A user was deleted: who comes under the same name later is somebody else."""
         try:
             self.records.forget(name)
             self._read(self.records)
+            for each in self.host.quota.overrides(name):
+                self.host.quota.revoke(each.number, acting.HUB)
         except LedgerError as error:
             log.error("What %s was given is not forgotten: %s", name, error)
 

@@ -176,9 +176,26 @@ def test_what_came_with_an_invitation_outlives_the_hub_but_not_its_user(town: To
         return row["limit"], row["source"]
 
     assert sessions() == (8, "invite")
+    more = {"user": "emil", "resource": "cpu", "extra": "2h", "for": "1d", "reason": "a paper"}
+    assert town.api("POST", "api/quota/overrides", json=more).status_code == 201
     assert town.hub.api("DELETE", "/users/emil").status_code == 204
     town.hub.api("POST", "/users/emil")
     assert sessions() == (2, "default")
+    assert "emil" not in [each["user"] for each in town.api("GET", "api/quota/overrides").json()["overrides"]]
+    assert town.found("override.ended", user="emil")
+
+
+def test_nobody_is_renamed(town: Town, ann: str) -> None:
+    town.hub.api("POST", "/users/nora")
+    for name in ("nina", "ann", 7):
+        refused = town.hub.api("PATCH", "/users/nora", json={"name": name})
+        assert refused.status_code == 409 and refused.json()["message"] == people.NO_RENAME
+    assert town.hub.api("GET", "/users/nora").ok and town.hub.api("GET", "/users/nina").status_code == 404
+    assert not town.found("user.rename")
+    # What else JupyterHub's page sends along with the name works.
+    assert town.hub.api("PATCH", "/users/nora", json={"name": "nora", "admin": False}).ok
+    headers = {"Authorization": f"token {ann}"}
+    assert requests.patch(f"{town.hub.url}/api/users/nora", json={"name": "nina"}, headers=headers, timeout=10).status_code == 403
 
 
 def test_one_invitation_makes_one_account_however_many_race_for_it(town: Town) -> None:
