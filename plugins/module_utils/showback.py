@@ -72,6 +72,22 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Only:
+    """Whose usage is added up. What is empty asks for nothing; a group is the one that a session was counted for."""
+
+    user: str = ""
+    group: str = ""
+    profile: str = ""
+
+    def takes(self, each: Interval) -> bool:
+        """Whether an interval is one of these."""
+        return self.user in ("", each.user) and self.profile in ("", each.profile) and (not self.group or self.group in each.groups)
+
+
+EVERYBODY = Only()
+
+
+@dataclass(frozen=True)
 class Sum:
     """What one user, group or profile used: hours by resource, and what that costs."""
 
@@ -86,7 +102,10 @@ class Sum:
 
 @dataclass(frozen=True)
 class Showback:
-    """A span of time: sums by kind (``user``, ``group``, ``profile``), of all, and the hours of each day by resource."""
+    """A span of time: sums by kind (``user``, ``group``, ``profile``), of all, and the hours of each day by resource.
+
+    ``names`` are those of each kind that there are in the span, whoever was asked for.
+    """
 
     span: Span
     currency: str
@@ -94,9 +113,10 @@ class Showback:
     kinds: Mapping[str, tuple[Sum, ...]]
     total: Sum
     days: tuple[tuple[str, Mapping[str, float]], ...]
+    names: Mapping[str, tuple[str, ...]]
 
 
-def showback(intervals: Iterable[Interval], span: Span, zone: tzinfo, rates: Rates) -> Showback:
+def showback(intervals: Iterable[Interval], span: Span, zone: tzinfo, rates: Rates, only: Only = EVERYBODY) -> Showback:
     """Add up what falls into a span. Who is in several groups counts in each of them; who is in none under an empty name.
 
     The most expensive come first, then those with the most GPU and CPU hours.
@@ -106,13 +126,19 @@ def showback(intervals: Iterable[Interval], span: Span, zone: tzinfo, rates: Rat
     days = _days(span, zone)
     starts = [start for _, start, _ in days]
     by_day: list[dict[str, float]] = [{} for _ in days]
+    names: dict[str, set[str]] = {kind: set() for kind in kinds}
     for each in intervals:
         start, end = max(each.start, span.start), min(each.end, span.end)
         if end <= start:
             continue
+        names["user"].add(each.user)
+        names["group"].update(each.groups)
+        names["profile"].add(each.profile)
+        if not only.takes(each):
+            continue
         parts = _parts(each.resource, each.count, each.memory)
         places = [kinds["user"].setdefault(each.user, {}), kinds["profile"].setdefault(each.profile, {}), total]
-        places += [kinds["group"].setdefault(name, {}) for name in each.groups or ("",)]
+        places += [kinds["group"].setdefault(name, {}) for name in ((only.group,) if only.group else each.groups or ("",))]
         for resource, amount in parts:
             hours = amount * (end - start) / 3600
             for place in places:
@@ -124,14 +150,15 @@ def showback(intervals: Iterable[Interval], span: Span, zone: tzinfo, rates: Rat
                     break
                 piece = amount * (min(end, day_end) - max(start, day_start)) / 3600
                 by_day[number][resource] = by_day[number].get(resource, 0.0) + piece
-    names = sorted(total, key=lambda name: (name != "cpu", name == SESSION, name == MEMORY, name))
+    resources = sorted(total, key=lambda name: (name != "cpu", name == SESSION, name == MEMORY, name))
     return Showback(
         span=span,
         currency=rates.currency,
-        resources=tuple(names),
+        resources=tuple(resources),
         kinds={kind: tuple(sorted((_sum(n, h, rates) for n, h in found.items()), key=_rank)) for kind, found in kinds.items()},
         total=_sum("", total, rates),
         days=tuple((name, hours) for (name, _, _), hours in zip(days, by_day)),
+        names={kind: tuple(sorted(found)) for kind, found in names.items()},
     )
 
 

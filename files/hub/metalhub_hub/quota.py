@@ -25,7 +25,7 @@ from .config import Document, Profile
 from .core import quota_notice, quotas
 from .core.quota_notice import Standing
 from .core.quotas import WINDOWS, Allowance, Key, Meter, Override, Request, Span, Usage, window_span
-from .core.showback import SESSION, Showback, cost, showback
+from .core.showback import EVERYBODY, SESSION, Only, Showback, cost, showback
 from .ledger import Granted, Held, Ledger, LedgerError
 from .policy import Refused
 
@@ -523,9 +523,9 @@ class Quota:
         self.host.audit.write("override.ended", user=found.user, by=by, number=number, resource=found.override.resource)
         return True
 
-    def report(self, span: Span) -> Showback:
-        """What all used in a span of time. Raises LedgerError. Slow with many rows: for a thread."""
-        return showback(self.ledger.intervals(span), span, self.zone, self.document.rates)
+    def report(self, span: Span, only: Only = EVERYBODY) -> Showback:
+        """What all used in a span of time, or some. Raises LedgerError. Slow with many rows: for a thread."""
+        return showback(self.ledger.intervals(span), span, self.zone, self.document.rates, only)
 
     def costs(self) -> dict[str, float]:
         """What each session that runs has cost by the rate card, by its service's name. Raises LedgerError. For a thread."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 from jupyterhub import orm
 from jupyterhub.apihandlers import APIHandler
@@ -18,7 +19,7 @@ from tornado import web
 from . import openapi, platform
 from .core import durations, quotas, showback, sizes
 from .core.quotas import Meter, Override, Span, window_span
-from .core.showback import MEMORY, SESSION
+from .core.showback import EVERYBODY, MEMORY, SESSION, Only
 from .ledger import Granted, LedgerError
 from .openapi import array, fields, integer, mapping, named, text
 from .quota import Quota, instant
@@ -59,7 +60,12 @@ USED = named(
 )
 _HOURS = mapping(openapi.number(), "hours of allocation; of memory GiB hours")
 _SUM = fields({"name": text(), "hours": _HOURS, "cost": openapi.number("by the rate card")})
-MONTH = {"month": text("such as 2026-01; this month where it is missing")}
+REPORT_QUERY = {
+    "month": text("such as 2026-01; this month where it is missing"),
+    "user": text("only this user's"),
+    "group": text("only what counts for this group"),
+    "profile": text("only of this profile"),
+}
 REPORT = named(
     "UsageReport",
     fields(
@@ -212,9 +218,9 @@ def month_span(text: str, zone: Any) -> Span:
 
 
 class _Report:
-    """What the views of everybody's usage have in common: the month, which is in the query, and its report."""
+    """What the views of everybody's usage have in common: the month and whose it is, which are in the query, and its report."""
 
-    async def view(self) -> tuple[str, showback.Showback]:
+    async def view(self) -> tuple[str, Only, showback.Showback]:
         ask: Any = self
         quota = platform.current().quota
         month = ask.get_argument("month", months(quota.clock.now(), quota.zone)[0])
@@ -222,9 +228,10 @@ class _Report:
             span = month_span(month, quota.zone)
         except ValueError as error:
             raise web.HTTPError(400, str(error)) from None
+        only = Only(**{name: ask.get_argument(name, "") for name in asdict(EVERYBODY)})
         try:
             # Of many rows it takes longer than the loop may wait.
-            return month, await asyncio.to_thread(quota.report, span)
+            return month, only, await asyncio.to_thread(quota.report, span, only)
         except LedgerError as error:
             raise no_ledger(ask, error) from None
 
@@ -264,12 +271,19 @@ class UsageHandler(_Report, BaseHandler):  # type: ignore[misc]
     @web.authenticated
     @needs_scope("admin-ui")
     async def get(self) -> None:
-        month, report = await self.view()
+        month, only, report = await self.view()
         quota = platform.current().quota
+
+        def query(**changes: str) -> str:
+            """What was asked for as a query, with changes."""
+            return urlencode({key: value for key, value in ({"month": month} | asdict(only) | changes).items() if value})
+
         self.set_header("Cache-Control", "no-store")
-        given = [{**shown(each), "extra": durations.format_duration(each.override.extra)} for each in quota.overrides()]
+        given = [{**shown(each), "extra": durations.format_duration(each.override.extra)} for each in quota.overrides(only.user)]
         page = {
             "month": month,
+            "only": only,
+            "query": query,
             "months": months(quota.clock.now(), quota.zone),
             "report": report,
             "charts": charts(report),
@@ -288,7 +302,7 @@ class UsageTableHandler(_Report, BaseHandler):  # type: ignore[misc]
     @web.authenticated
     @needs_scope("admin-ui")
     async def get(self) -> None:
-        month, report = await self.view()
+        month, _, report = await self.view()
         self.set_header("Cache-Control", "no-store")
         self.set_header("Content-Type", "text/csv; charset=utf-8")
         self.set_header("Content-Disposition", f'attachment; filename="metalhub-usage-{month}.csv"')
@@ -301,12 +315,12 @@ class UsageAPIHandler(_Report, APIHandler):  # type: ignore[misc]
     @openapi.operation(
         "What everybody used in a month, by user, group and profile",
         "admin-ui",
-        query=MONTH,
+        query=REPORT_QUERY,
         answer=REPORT,
         faults={400: "The month is not legal.", 503: f"{NO_LEDGER}."},
     )
     async def get(self) -> None:
-        month, report = await self.view()
+        month, _, report = await self.view()
         self.set_header("Cache-Control", "no-store")
         self.finish(
             {

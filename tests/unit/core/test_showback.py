@@ -12,6 +12,7 @@ from ansible_collections.metalhub.platform.plugins.module_utils import zones
 from ansible_collections.metalhub.platform.plugins.module_utils.quotas import Span, gpu_resource, window_span
 from ansible_collections.metalhub.platform.plugins.module_utils.showback import (
     Interval,
+    Only,
     rate_faults,
     read_rates,
     showback,
@@ -52,6 +53,28 @@ def test_users_profiles_and_days_add_up_to_the_whole(rows: list[Interval], zone:
     seconds = sum(r.count * max(0, min(r.end, span.end) - max(r.start, span.start)) for r in rows if r.resource == "cpu")
     assert report.total.hours.get("cpu", 0) == pytest.approx(seconds / 3600)
     assert len(report.days) == 31
+
+
+asked = st.builds(
+    Only, user=st.sampled_from(["", "ann", "zoe"]), group=st.sampled_from(["", "lab", "clinic"]), profile=st.sampled_from(["", "slice"])
+)
+
+
+@given(intervals, asked)
+def test_who_is_asked_for_is_added_up_as_if_there_was_nobody_else(rows: list[Interval], only: Only) -> None:
+    span = window_span("month", MARCH, BERLIN)
+    theirs = [
+        row for row in rows
+        if only.user in ("", row.user) and only.profile in ("", row.profile) and (not only.group or only.group in row.groups)
+    ]  # fmt: skip
+    every, wanted, found = (
+        showback(rows, span, BERLIN, RATES), showback(theirs, span, BERLIN, RATES), showback(rows, span, BERLIN, RATES, only)
+    )  # fmt: skip
+    assert (found.total, found.days, found.resources) == (wanted.total, wanted.days, wanted.resources)
+    assert (found.kinds["user"], found.kinds["profile"]) == (wanted.kinds["user"], wanted.kinds["profile"])
+    groups = [each for each in wanted.kinds["group"] if only.group in ("", each.name)]
+    assert list(found.kinds["group"]) == groups
+    assert found.names == every.names and set(found.names["user"]) == {each.name for each in every.kinds["user"]}
 
 
 def test_the_day_on_which_clocks_change_has_23_hours() -> None:

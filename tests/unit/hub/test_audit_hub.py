@@ -201,6 +201,8 @@ def test_quotas_usage_and_more_time_on_the_command_line(site: Site) -> None:
     assert "extended by 1 hour" in site.cli("session", "extend", "fay").stdout
     found = site.json("usage", "show", "--by", "user")
     assert "fay" in [row["name"] for row in found["users"]] and "cpu" in found["resources"]
+    assert [row["name"] for row in site.json("usage", "show", "--user", "fay", "--profile", "small")["users"]] == ["fay"]
+    assert site.json("usage", "show", "--user", "fay", "--group", "none")["users"] == []
     table = site.cli("usage", "show", "--by", "user").stdout.splitlines()
     assert table[0].split()[:2] == ["KIND", "NAME"] and table[-1].startswith("all")
     site.json("session", "stop", "fay")

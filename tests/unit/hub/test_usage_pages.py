@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
+import re
 import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -121,6 +123,34 @@ def test_the_page_and_the_table_of_everybody(site: Site, admin: requests.Session
     assert float(rows["user", "bob"]["cost"]) == pytest.approx(cpu * 0.5 + memory * 0.1, abs=0.01)
     assert ("group", "lab") in rows and ("group", "") in rows and ("profile", "small") in rows and ("all", "") in rows
     assert "Nothing ran in 2020-01" in site.hub.page("/metalhub/usage?month=2020-01", admin)
+
+
+@pytest.mark.parametrize(
+    ("query", "users", "groups"),
+    [
+        ("user=bob", {"bob"}, {"lab"}),
+        ("group=lab", {"bob"}, {"lab"}),
+        ("user=bob&group=lab&profile=small", {"bob"}, {"lab"}),
+        ("user=%3Cb%3Ecarol", {"<b>carol"}, {""}),
+        ("profile=slice", set(), set()),
+        ("user=bob&group=other", set(), set()),
+    ],
+)
+def test_who_is_asked_for_is_all_that_the_report_has(
+    site: Site, admin: requests.Session, query: str, users: set[str], groups: set[str]
+) -> None:
+    table = list(csv.DictReader(io.StringIO(ask(site, AUDITOR, f"/metalhub/usage.csv?{query}").text)))
+    found = ask(site, AUDITOR, f"/metalhub/api/usage/report?{query}").json()
+    for kind, wanted in (("user", users), ("group", groups)):
+        assert {row["name"] for row in table if row["kind"] == kind} == {row["name"] for row in found[f"{kind}s"]} == wanted
+    page = site.hub.page(f"/metalhub/usage?{query}", admin)
+    shown = set(re.findall(r'<tr id="users-([^"]*)">', page))
+    assert {html.unescape(name) for name in shown} == users
+    assert ("Nothing is as you asked" in page) == (not users)
+    (link,) = re.findall(r'href="/hub/(metalhub/usage\.csv\?[^"]*)"', page)
+    assert ask(site, AUDITOR, "/" + html.unescape(link)).text == ask(site, AUDITOR, f"/metalhub/usage.csv?{query}").text
+    # Whom else one can ask for is still offered.
+    assert 'value="bob"' in page and ">lab</option>" in page and "Show all" in page and "<b>carol" not in page
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from .frame import Argument, Ask, Noun, Verb
 
 
 def show(ask: Ask) -> None:
-    month = {} if ask.options.month is None else {"month": ask.options.month}
-    found = ask.hub.ask("GET", "/metalhub/api/usage/report", **month)
+    query = {name: value for name in ("month", "user", "group", "profile") if (value := getattr(ask.options, name)) is not None}
+    found = ask.hub.ask("GET", "/metalhub/api/usage/report", **query)
     if ask.options.json:
         ask.json(found)
         return
@@ -34,6 +34,9 @@ NOUN = Noun(
             show,
             (
                 Argument("--month", "which, such as 2026-01, if not this one", {"metavar": "MONTH"}),
+                Argument("--user", "only this user's", {"metavar": "USER"}),
+                Argument("--group", "only what counts for this group", {"metavar": "GROUP"}),
+                Argument("--profile", "only of this profile", {"metavar": "PROFILE"}),
                 Argument("--by", "only by user, group or profile", {"choices": ("user", "group", "profile")}),
             ),
         ),
