@@ -244,7 +244,8 @@ class AskHandler(APIHandler):  # type: ignore[misc]
             if set(body) - {"profile", "reason"} or not isinstance(name, str) or not isinstance(reason, str):
                 raise ValueError('the body is not legal: give {"profile": "…", "reason": "…"}, the reason only if wanted')
             # Of a profile of another group nobody learns that it is there.
-            profile = next((each for each in policy.allowed_profiles(host.document, groups) if each.name == name), None)
+            granted = host.people.granted_profiles(user.name)
+            profile = next((each for each in policy.allowed_profiles(host.document, groups, granted) if each.name == name), None)
             if profile is None:
                 raise web.HTTPError(404, "There is no such profile for you.")
             if not profile.approval:

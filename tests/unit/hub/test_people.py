@@ -75,6 +75,7 @@ class Town(Site):
         raw = yaml.safe_load(self.document.read_text())
         raw["smtp"] = {"host": "127.0.0.1", "port": self.mailbox.server_address[1], "tls": "none", "from": "hub@example.org"}
         raw["groups"] = {"clinical": ["ingrid"]}
+        raw["profiles"]["guarded"] = raw["profiles"]["pii"] | {"approval": True}
         self.document.write_text(yaml.safe_dump(raw, sort_keys=False))
         with (directory / "config.py").open("a") as file:
             file.write("c.JupyterHub.load_roles += [{'name': 'minter', 'services': ['test'], 'scopes': ['tokens']}]\n")
@@ -164,6 +165,13 @@ def test_whoever_is_invited_is_in_with_all_that_came_with_it(town: Town) -> None
     log = (town.directory / "hub.log").read_text()
     assert token not in log and token not in str(town.events())
     assert token.encode() not in (town.directory / "jupyterhub.sqlite").read_bytes()
+
+
+def test_whoever_was_given_a_profile_that_needs_approval_can_ask_for_it(town: Town) -> None:
+    assert town.take(town.invite("--profile", "guarded"), "olaf").status_code == 302
+    token = town.hub.api("POST", "/users/olaf/tokens", json={"note": "test"}).json()["token"]
+    asked = town.api("POST", "api/users/olaf/profile-requests", token, json={"profile": "guarded"})
+    assert (asked.status_code, asked.json()) == (201, {"profile": "guarded", "state": "pending"})
 
 
 def test_what_came_with_an_invitation_outlives_the_hub_but_not_its_user(town: Town) -> None:
