@@ -212,6 +212,15 @@ class Admission:
         self.left(spawner)
         self._write()
 
+    def ask_again(self, spawner: Any) -> None:
+        """A start is to come to nothing. If it waits for what its user may not start any more, it need not wait for its turn to be told."""
+        if entry := self._entries.get((spawner.user.name, spawner.name)):
+            try:
+                spawner.permit({"profile": entry.profile.name})
+            except Refused as refused:
+                self._refuse(entry, "refused", refused)
+                self._write()
+
     async def dismiss(self, user: Any) -> None:
         """A user is about to be removed: what waits for them, JupyterHub takes for a session that runs."""
         # An account that is discarded before it was ever a user's has none.

@@ -611,6 +611,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
     def give_up(self) -> None:
         """Let a start that is under way come to nothing."""
         self._stopping = True
+        self.platform.admission.ask_again(self)
 
     async def _stop_container(self) -> None:
         """End the session's container by its node's engine, which is faster. What does not work out is left to Swarm."""

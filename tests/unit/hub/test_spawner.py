@@ -288,6 +288,17 @@ async def test_what_was_taken_away_while_a_start_waited_is_seen_at_its_turn(
     assert fresh.value.jupyterhub_message == told, "a new start is told the same"
 
 
+async def test_a_start_that_waits_for_a_disabled_user_ends_at_once(spawner: Here, engine: FakeEngine) -> None:
+    engine.fate = {"State": "pending", "Err": "no suitable node (insufficient resources on 2 nodes)"}
+    starting = asyncio.ensure_future(refused(spawner))
+    while spawner.platform.admission.view(spawner) is None:
+        await asyncio.sleep(0.01)
+    _block(spawner.platform)
+    spawner.give_up()
+    assert spawner.platform.admission.view(spawner) is None and not spawner.platform.admission.rows()
+    assert (await starting).reason == "disabled"
+
+
 @pytest.mark.parametrize(
     ("fate", "words"),
     [
