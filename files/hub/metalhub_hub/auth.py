@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +120,11 @@ class _OneUser(UserAPIHandler):  # type: ignore[misc]
     @needs_scope("admin:users")
     async def patch(self, user_name: str) -> None:
         body = self.get_json_body()
-        if isinstance(body, dict) and body.get("name", user_name) != user_name:
-            raise web.HTTPError(409, people.NO_RENAME)
+        if isinstance(body, dict) and "name" in body:
+            if body.pop("name") != user_name:
+                raise web.HTTPError(409, people.NO_RENAME)
+            # JupyterHub 6.1's page sends the name along, and its API writes one that does not change as none at all.
+            self.request.body = json.dumps(body).encode()
         await super().patch(user_name)
 
 

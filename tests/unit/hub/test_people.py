@@ -201,7 +201,8 @@ def test_nobody_is_renamed(town: Town, ann: str) -> None:
     assert town.hub.api("GET", "/users/nora").ok and town.hub.api("GET", "/users/nina").status_code == 404
     assert not town.found("user.rename")
     # What else JupyterHub's page sends along with the name works.
-    assert town.hub.api("PATCH", "/users/nora", json={"name": "nora", "admin": False}).ok
+    changed = town.hub.api("PATCH", "/users/nora", json={"name": "nora", "admin": False})
+    assert changed.ok and changed.json()["name"] == "nora" and town.hub.api("GET", "/users/nora").ok
     headers = {"Authorization": f"token {ann}"}
     assert requests.patch(f"{town.hub.url}/api/users/nora", json={"name": "nina"}, headers=headers, timeout=10).status_code == 403
 
