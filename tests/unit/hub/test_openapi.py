@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from jupyterhub.apihandlers import APIHandler
 from jupyterhub.scopes import scope_definitions
 from metalhub_hub import handlers, openapi
 from metalhub_hub.openapi import fields, operation, text
+from openapi_spec_validator import OpenAPIV31SpecValidator
 
 DOCUMENT = openapi.document(handlers.HANDLERS, "1")
 
@@ -61,6 +64,31 @@ def test_the_document_has_nothing_else_and_is_consistent() -> None:
         for one in operations.values():
             in_path = [each["name"] for each in one.get("parameters", []) if each["in"] == "path"]
             assert in_path == re.findall(r"{(\w+)}", path) and one["responses"]
+
+
+def faults(document: dict[str, Any]) -> list[str]:
+    """What an independent validator finds wrong."""
+    found = OpenAPIV31SpecValidator(document).iter_errors()
+    return [f"{'/'.join(map(str, each.absolute_path))}: {each.message}" for each in found]
+
+
+def test_the_document_is_openapi() -> None:
+    assert faults(DOCUMENT) == []
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda one: one["responses"]["200"].pop("description"),
+        lambda one: one.update(parameters=[{"name": "since", "in": "nowhere", "schema": {"type": "string"}}]),
+        lambda one: one.update(parameters=[{"name": "name", "in": "path", "schema": {"type": "string"}}]),
+        lambda one: one["responses"]["200"]["content"]["application/json"].update(schema={"type": "texts"}),
+    ],
+)
+def test_what_is_no_openapi_is_found(spoil: Callable[[dict[str, Any]], object]) -> None:
+    spoilt = copy.deepcopy(DOCUMENT)
+    spoil(spoilt["paths"]["/hub/metalhub/api/queue"]["get"])
+    assert faults(spoilt)
 
 
 class Declared(APIHandler):  # type: ignore[misc]
