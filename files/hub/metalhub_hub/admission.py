@@ -254,8 +254,7 @@ class Admission:
         """Let those go who may, and tell the others."""
         age, self._freed = (AGE_FREED if self._freed else AGE), False
         try:
-            # Sessions that are ready for somebody would go for whoever needs their room.
-            snapshot = (await self.host.cluster.snapshot(age)).without(self.host.warm.names())
+            snapshot = await self.host.snapshot_for_starts(age)
         except EngineUnknown as error:
             snapshot, self._known = None, False
             # A hub that is itself late, as with hundreds of starts at once, has not heard an answer that came.

@@ -866,13 +866,13 @@ def _over_quota(host: platform.Platform, user: str, server: str, groups: set[str
 async def cards(host: platform.Platform, groups: set[str], user: str = "", server: str = "") -> list[dict[str, Any]]:
     """The profiles open to a member of ``groups``, with what they have and whether there is room for them and quota left now."""
     try:
-        snapshot = await host.cluster.snapshot(2.0)
+        snapshot = await host.snapshot_for_starts(2.0)
     except EngineUnknown:
         snapshot = None
     found = []
     for profile in policy.allowed_profiles(host.document, groups, host.people.granted_profiles(user) if user else ()):
         flavor = profile.flavor
-        room = snapshot.without(host.warm.names()).room(profile.pool, flavor) if snapshot else None
+        room = snapshot.room(profile.pool, flavor) if snapshot else None
         why, tag, ask = host.approvals.why_not(user, profile)
         state = "none" if why else "free"
         try:
