@@ -15,7 +15,7 @@ import requests
 from aiohttp import web
 from conftest import FakeAgent, usage
 from test_hub import PASSWORD, TOKEN, eventually, log_in, routes
-from test_session_pages import OPERATOR, READER, Site
+from test_session_pages import OPERATOR, Site
 from world import world
 
 PAGE = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document", "Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
@@ -190,16 +190,7 @@ CASES = [
 @pytest.mark.parametrize("act", ["hibernate", "wake"])
 def test_who_may_hibernate_and_wake(night: Night, act: str, who: str, user: str, name: str, status: int) -> None:
     (night.awake if act == "hibernate" else night.asleep)("ann")
-    client, headers = requests.Session(), {"Content-Type": "application/json"}
-    kind, _, whose = who.partition(" ")
-    if kind == "cookie":
-        whose, _, forged = whose.partition(", ")
-        client = night.cookies(whose)
-        headers |= {} if forged else night.forgery(whose)
-    elif kind == "token":
-        headers["Authorization"] = f"token {night.token(whose)}"
-    elif kind != "nobody":
-        headers["Authorization"] = "token " + {"reader": READER, "operator": OPERATOR}.get(kind, "0" * 40)
+    client, headers = night.caller(who)
     below = f"sessions/{name}" if name else "session"
     answer = client.post(f"{night.hub.url}/metalhub/api/users/{user}/{below}/{act}", headers=headers, timeout=20, allow_redirects=False)
     assert answer.status_code == status, answer.text

@@ -37,6 +37,20 @@ class Site(Commanded):
             self.approve(name)
             self.running(name, profile="small")
 
+    def caller(self, who: str) -> tuple[requests.Session, dict[str, str]]:
+        """Whoever a line of a table names, as a client and its headers."""
+        client, headers = requests.Session(), {"Content-Type": "application/json"}
+        kind, _, name = who.partition(" ")
+        if kind == "cookie":
+            name, _, forged = name.partition(", ")
+            client = self.cookies(name)
+            headers |= {} if forged else self.forgery(name)
+        elif kind == "token":
+            headers["Authorization"] = f"token {self.token(name)}"
+        elif kind != "nobody":
+            headers["Authorization"] = "token " + {"reader": READER, "operator": OPERATOR}.get(kind, "0" * 40)
+        return client, headers
+
     def audit(self, state: str) -> list[dict[str, Any]]:
         return [{**event["facts"], "at": event["at"]} for event in self.events() if event["kind"] == f"session.{state}"]
 
@@ -95,16 +109,7 @@ CASES = [
 
 @pytest.mark.parametrize(("who", "method", "path", "status"), CASES)
 def test_who_may_see_and_touch_what(site: Site, who: str, method: str, path: str, status: int) -> None:
-    client, headers = requests.Session(), {"Content-Type": "application/json"}
-    kind, _, name = who.partition(" ")
-    if kind == "cookie":
-        name, _, forged = name.partition(", ")
-        client = site.cookies(name)
-        headers |= {} if forged else site.forgery(name)
-    elif kind == "token":
-        headers["Authorization"] = f"token {site.token(name)}"
-    elif kind != "nobody":
-        headers["Authorization"] = "token " + {"reader": READER, "operator": OPERATOR}.get(kind, "0" * 40)
+    client, headers = site.caller(who)
     data = json.dumps({"by": "1m"}) if method == "POST" and "notice" not in path else None
     answer = client.request(method, f"{site.hub.url}/metalhub/{path}", data=data, headers=headers, timeout=10, allow_redirects=False)
     assert answer.status_code == status, answer.text
