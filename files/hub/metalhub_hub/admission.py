@@ -7,20 +7,19 @@ cost it its place. One loop serves all, as long as anybody waits: what it asks o
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import prometheus_client
 from jupyterhub import orm
 
-from . import acting, cluster, policy
+from . import acting, cluster, durable, policy
 from .cluster import Snapshot
 from .config import Flavor, Profile
 from .core import durations, lifecycle, start_queue
@@ -117,9 +116,9 @@ class Gone:
     done: float | None = None
 
 
-@dataclass
+@dataclass(frozen=True)
 class Restored:
-    """A start that waited when the hub ended."""
+    """A start that waits, as it is kept for the next hub."""
 
     user: str
     server: str
@@ -132,16 +131,16 @@ class Admission:
 
     def __init__(self, host: Platform) -> None:
         self.host = host
-        self.path = f"{host.document.state}/{FILE}"
+        self.path = Path(host.document.state) / FILE
         # By a steady clock, so that nobody gains or loses a place when the wall's is set.
         offset = time.time() - time.monotonic()
         self.now = lambda: time.monotonic() + offset
         self._entries: dict[Key, Entry] = {}
         self._gone: dict[Key, Gone] = {}
         self._leaving: dict[Key, Entry] = {}
-        self._restored = {(each.user, each.server): each for each in self._read()}
+        self._restored = {(each.user, each.server): each for each in durable.read(self.path, self._understand, [])}
         self._held_up = bool(self._restored)
-        self._written: object = None
+        self._written: list[Restored] | None = None
         self._loop: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._freed = False
@@ -263,8 +262,7 @@ class Admission:
         """Let those go who may, and tell the others."""
         age, self._freed = (AGE_FREED if self._freed else AGE), False
         try:
-            # Sessions that are ready for somebody would go for whoever needs their room.
-            snapshot = (await self.host.cluster.snapshot(age)).without(self.host.warm.names())
+            snapshot = await self.host.snapshot_for_starts(age)
         except EngineUnknown as error:
             snapshot, self._known = None, False
             # A hub that is itself late, as with hundreds of starts at once, has not heard an answer that came.
@@ -451,33 +449,20 @@ class Admission:
 
     # Across a restart
 
-    def _read(self) -> list[Restored]:
-        try:
-            with open(self.path, encoding="utf-8") as file:
-                rows = json.load(file)["waiting"]
-            return [Restored(str(row["user"]), str(row["server"]), str(row["profile"]), float(row["since"])) for row in rows]
-        except FileNotFoundError:
-            return []
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            log.error("Cannot read who waited before, in %s: %s", self.path, error)
-            return []
+    @staticmethod
+    def _understand(data: dict[str, Any]) -> list[Restored]:
+        return [Restored(str(row["user"]), str(row["server"]), str(row["profile"]), float(row["since"])) for row in data["waiting"]]
 
     def _write(self) -> None:
         """Write down who waits. That a start waits is known before anybody who came later goes."""
         self._gauge()
         waiting = [entry for entry in (*self._entries.values(), *self._leaving.values()) if entry.waits]
-        rows = [(*entry.waiter.key, entry.profile.name, entry.waiter.since) for entry in waiting]
-        rows += [(*key, each.profile, each.since) for key, each in self._restored.items()]
+        rows = [Restored(*entry.waiter.key, entry.profile.name, entry.waiter.since) for entry in waiting]
+        rows += self._restored.values()
         if rows == (self._written or []):
             return
-        names = ("user", "server", "profile", "since")
         try:
-            # No suffix of its own: what a killed hub left is written over.
-            with open(os.open(f"{self.path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-                json.dump({"waiting": [dict(zip(names, row, strict=True)) for row in rows]}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(f"{self.path}.new", self.path)
+            durable.write(self.path, waiting=[vars(row) for row in rows])
             self._written = rows
         except OSError as error:
             log.error("Cannot write down who waits for a place, in %s: %s", self.path, error)

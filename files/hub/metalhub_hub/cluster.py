@@ -214,7 +214,7 @@ class Snapshot:
         return room(list(self.nodes.values()), self.tasks, pool, flavor)
 
     def without(self, sessions: Collection[str]) -> Snapshot:
-        """The same without the tasks of these sessions: they would go for whoever needs their room."""
+        """The same without the tasks of these sessions."""
         return replace(self, tasks=[task for task in self.tasks if session_of(task) not in sessions]) if sessions else self
 
 

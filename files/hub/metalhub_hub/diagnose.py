@@ -34,7 +34,7 @@ def _profile(host: Platform, spawner: Any) -> Profile | None:
 
 async def _cluster(host: Platform, profile: Profile | None) -> tuple[Places | None, str]:
     try:
-        snapshot = (await host.cluster.snapshot(1.0)).without(host.warm.names())
+        snapshot = await host.snapshot_for_starts()
     except EngineUnknown as error:
         return None, str(error)
     if profile is None:

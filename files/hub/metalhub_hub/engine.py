@@ -137,15 +137,19 @@ class Engine:
     async def nodes(self) -> list[dict[str, Any]]:
         return await self.request("GET", "/nodes") or []
 
-    async def node(self, identifier: str) -> dict[str, Any] | None:
-        """A node's entry; None says for certain that there is none."""
+    async def _find(self, path: str) -> dict[str, Any] | None:
+        """An object of the engine's; None says for certain that there is none."""
         try:
-            found: dict[str, Any] = await self.request("GET", f"/nodes/{identifier}")
+            found: dict[str, Any] = await self.request("GET", path)
         except EngineRefused as refused:
             if refused.status == 404:
                 return None
             raise
         return found
+
+    async def node(self, identifier: str) -> dict[str, Any] | None:
+        """A node's entry; None says for certain that there is none."""
+        return await self._find(f"/nodes/{identifier}")
 
     async def update_node(self, identifier: str, availability: str, labels: Mapping[str, str | None]) -> None:
         """Set whether a node takes tasks, and labels, where None removes one. An entry changes by itself, so a lost race is run again."""
@@ -169,13 +173,7 @@ class Engine:
 
     async def service(self, name: str) -> dict[str, Any] | None:
         """A service by id or name; None says for certain that there is none."""
-        try:
-            found: dict[str, Any] = await self.request("GET", f"/services/{name}")
-        except EngineRefused as refused:
-            if refused.status == 404:
-                return None
-            raise
-        return found
+        return await self._find(f"/services/{name}")
 
     async def create_service(self, spec: dict[str, Any]) -> str:
         """The id of the created service. Its name is unique, so a repeated request cannot make two."""

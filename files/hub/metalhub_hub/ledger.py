@@ -104,34 +104,40 @@ class Ledger:
 
     def create(self) -> None:
         """Make the tables where they are missing. Raises LedgerError for those of a newer release."""
+        self.make(_metadata, _schema, VERSION, "the ledger's")
 
-        def make(connection: sa.Connection) -> None:
-            _metadata.create_all(connection)
-            version = connection.execute(sa.select(sa.func.max(_schema.c.version))).scalar()
-            if version is None:
-                connection.execute(_schema.insert().values(version=VERSION))
-            elif version > VERSION:
-                raise LedgerError(f"the ledger's tables are of version {version}, and this release knows {VERSION}: install the newer one")
+    def make(self, tables: sa.MetaData, schema: sa.Table, version: int, whose: str) -> None:
+        """The same for any tables in this database; in ``schema`` is their version."""
 
-        self._change(make)
+        def work(connection: sa.Connection) -> None:
+            tables.create_all(connection)
+            found = connection.execute(sa.select(sa.func.max(schema.c.version))).scalar()
+            if found is None:
+                connection.execute(schema.insert().values(version=version))
+            elif found > version:
+                raise LedgerError(f"{whose} tables are of version {found}, and this release knows {version}: install the newer one")
+
+        self.change(work)
 
     def close(self) -> None:
         """Let go of the database."""
         self.engine.dispose()
 
-    def _do(self, work: Callable[[sa.Connection], Any]) -> Any:
+    def do(self, work: Callable[[sa.Connection], Any]) -> Any:
+        """Do something in a transaction, which goes by ``change`` where it writes. Raises LedgerError."""
         try:
             with self.engine.begin() as connection:
                 return work(connection)
         except SQLAlchemyError as error:
             raise LedgerError(str(error.__cause__ or error)) from error
 
-    def _change(self, work: Callable[[sa.Connection], Any]) -> Any:
+    def change(self, work: Callable[[sa.Connection], Any]) -> Any:
+        """Write something, in a transaction. Raises LedgerError."""
         try:
             self.settle()
         except SQLAlchemyError as error:
             raise LedgerError(str(error.__cause__ or error)) from error
-        return self._do(work)
+        return self.do(work)
 
     # Intervals
 
@@ -159,7 +165,7 @@ class Ledger:
                 connection.execute(self._ending(stale, at))
             connection.execute(_intervals.insert(), values)
 
-        self._change(work)
+        self.change(work)
 
     def _ending(self, session: str, at: int, resources: Collection[str] | None = None) -> sa.Update:
         table = _intervals.c
@@ -170,19 +176,19 @@ class Ledger:
 
     def end(self, session: str, at: int, resources: Collection[str] | None = None) -> None:
         """Close a session's open intervals, or those of some resources. Those that are closed stay as they are."""
-        self._change(lambda connection: connection.execute(self._ending(session, at, resources)))
+        self.change(lambda connection: connection.execute(self._ending(session, at, resources)))
 
     def adopt(self, session: str, at: int) -> None:
         """A session that another process left open is held still."""
         table = _intervals.c
         statement = sa.update(_intervals).where(table.session == session, table.ended.is_(None)).values(run=self.run, seen=at)
-        self._change(lambda connection: connection.execute(statement))
+        self.change(lambda connection: connection.execute(statement))
 
     def beat(self, at: int) -> None:
         """The heartbeat: all that this process knows to be held was held until now."""
         table = _intervals.c
         statement = sa.update(_intervals).where(table.ended.is_(None), table.run == self.run, table.seen < at).values(seen=at)
-        self._change(lambda connection: connection.execute(statement))
+        self.change(lambda connection: connection.execute(statement))
 
     def shift(self, before: int, after: int) -> None:
         """The clock was set: what is held ends at ``before`` by the old time and goes on from ``after`` by the new one."""
@@ -199,12 +205,12 @@ class Ledger:
             connection.execute(sa.update(_intervals).where(*held).values(ended=end))
             connection.execute(sa.update(_intervals).where(table.run == f"{self.run}+").values(run=self.run))
 
-        self._change(work)
+        self.change(work)
 
     def held(self) -> list[Held]:
         """All open intervals, the oldest first."""
         statement = sa.select(_intervals).where(_intervals.c.ended.is_(None)).order_by(_intervals.c.id)
-        rows = self._do(lambda connection: connection.execute(statement).mappings().all())
+        rows = self.do(lambda connection: connection.execute(statement).mappings().all())
         return [
             Held(
                 row["user"], row["server"], row["session"], row["profile"], tuple(json.loads(row["groups"])), row["resource"],
@@ -231,7 +237,7 @@ class Ledger:
         if users is not None:
             statement = statement.where(table.user.in_(users))
         found: dict[str, dict[Key, int]] = {}
-        for row in self._do(lambda connection: connection.execute(statement).mappings().all()):
+        for row in self.do(lambda connection: connection.execute(statement).mappings().all()):
             own = found.setdefault(row["user"], {})
             own.update({(row["resource"], window): int(row[window]) for window in spans})
         return found
@@ -246,7 +252,7 @@ class Ledger:
         )
         groups: dict[str, tuple[str, ...]] = {}
         found = []
-        for user, text, *rest in self._do(lambda connection: connection.execute(statement).all()):
+        for user, text, *rest in self.do(lambda connection: connection.execute(statement).all()):
             if text not in groups:
                 groups[text] = tuple(json.loads(text))
             found.append(Interval(user, groups[text], *rest))
@@ -259,7 +265,7 @@ class Ledger:
         held = sa.select(table.session).where(table.ended.is_(None))
         key = (table.session, table.resource, table.count, table.memory)
         statement = sa.select(*key, seconds).where(table.session.in_(held)).group_by(*key)
-        return [(*row[:4], int(row[4])) for row in self._do(lambda connection: connection.execute(statement).all())]
+        return [(*row[:4], int(row[4])) for row in self.do(lambda connection: connection.execute(statement).all())]
 
     def lasted(self, since: int) -> dict[str, list[float]]:
         """How long sessions lasted that ended after an instant, in seconds and the shortest first, by their profile."""
@@ -267,7 +273,7 @@ class Ledger:
         seconds = table.ended - table.started
         statement = sa.select(table.profile, seconds).where(table.ended > since, table.resource == SESSION).order_by(seconds)
         found: dict[str, list[float]] = {}
-        for profile, number in self._do(lambda connection: connection.execute(statement).all()):
+        for profile, number in self.do(lambda connection: connection.execute(statement).all()):
             found.setdefault(profile, []).append(float(number))
         return found
 
@@ -278,18 +284,18 @@ class Ledger:
         values = {"user": user, "resource": override.resource, "extra": override.extra, "until": override.until}
         statement = _overrides.insert().values(**values, reason=override.reason, by=by, at=at)
         with_number = statement.returning(_overrides.c.id)
-        return int(self._change(lambda connection: connection.execute(with_number).scalar_one()))
+        return int(self.change(lambda connection: connection.execute(with_number).scalar_one()))
 
     def revoke(self, number: int, at: int) -> bool:
         """End an override now. Returns whether there was one to end; it stays in the table."""
         table = _overrides.c
         statement = sa.update(_overrides).where(table.id == number, table.until > at).values(until=at)
-        return bool(self._change(lambda connection: connection.execute(statement).rowcount))
+        return bool(self.change(lambda connection: connection.execute(statement).rowcount))
 
     def granted(self, now: int) -> list[Granted]:
         """The overrides that have not ended, the oldest first."""
         statement = sa.select(_overrides).where(_overrides.c.until > now).order_by(_overrides.c.id)
-        rows: Iterable[Any] = self._do(lambda connection: connection.execute(statement).mappings().all())
+        rows: Iterable[Any] = self.do(lambda connection: connection.execute(statement).mappings().all())
         return [
             Granted(row["id"], row["user"], Override(row["resource"], row["extra"], row["until"], row["reason"]), row["by"], row["at"])
             for row in rows

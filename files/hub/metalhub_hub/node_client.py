@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
 
 import aiohttp
 
@@ -40,6 +41,13 @@ class NodeClient:
 
     async def get(self, node: cluster.Json, path: str, seconds: float) -> bytes:
         """The body of a node's answer. Raises Silent."""
+        return await self._ask("GET", node, path, seconds)
+
+    async def put(self, node: cluster.Json, path: str, body: Mapping[str, str], seconds: float) -> bytes:
+        """The same for something that the node is to do. Raises Silent, after which it may be done or not."""
+        return await self._ask("PUT", node, path, seconds, body)
+
+    async def _ask(self, method: str, node: cluster.Json, path: str, seconds: float, said: Mapping[str, str] | None = None) -> bytes:
         if str(node.get("Status", {}).get("State", "")).lower() == "down":
             raise Silent("the node is down")
         self._http = self._http or aiohttp.ClientSession()
@@ -48,7 +56,7 @@ class NodeClient:
         timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=2)
         body = bytearray()
         try:
-            async with self._http.get(url, ssl=self.tls.context(), timeout=timeout) as response:
+            async with self._http.request(method, url, json=said, ssl=self.tls.context(), timeout=timeout) as response:
                 async for chunk in response.content.iter_any():
                     body += chunk
                     if len(body) > NODE_BYTES:

@@ -17,7 +17,7 @@ from .admission import Admission
 from .approvals import Approvals
 from .audit import Audit
 from .audit_check import AuditCheck
-from .cluster import Cluster
+from .cluster import Cluster, Snapshot
 from .config import Document
 from .core.diagnosis import Memory
 from .drains import Drains
@@ -145,6 +145,10 @@ class Platform:
         self._tasks.append(asyncio.ensure_future(self.agents.watch()))
         self._tasks.append(asyncio.ensure_future(self.admission.restore()))
         self._tasks.append(asyncio.ensure_future(self.warm.watch()))
+
+    async def snapshot_for_starts(self, max_age: float = 1.0) -> Snapshot:
+        """The cluster as a start finds it: sessions that are kept ready would go for whoever needs their room. Raises EngineUnknown."""
+        return (await self.cluster.snapshot(max_age)).without(self.warm.names())
 
     def figures(self, session: str) -> Memory | None:
         """A session's memory, by its service's name, as its node tells; None where it does not, or not yet."""

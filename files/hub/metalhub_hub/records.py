@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 
 from .core.accounts import Invitation
-from .ledger import Ledger, LedgerError
+from .ledger import Ledger
 
 VERSION = 1
 
@@ -123,21 +121,9 @@ class Records:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    def _do(self, work: Callable[[sa.Connection], Any]) -> Any:
-        return self._ledger._do(work)
-
     def create(self) -> None:
         """Make the tables where they are missing. Raises LedgerError for those of a newer release."""
-
-        def make(connection: sa.Connection) -> None:
-            _metadata.create_all(connection)
-            version = connection.execute(sa.select(sa.func.max(_schema.c.version))).scalar()
-            if version is None:
-                connection.execute(_schema.insert().values(version=VERSION))
-            elif version > VERSION:
-                raise LedgerError(f"the records' tables are of version {version}, and this release knows {VERSION}: install the newer one")
-
-        self._do(make)
+        self._ledger.make(_metadata, _schema, VERSION, "the records'")
 
     # Invitations
 
@@ -147,7 +133,7 @@ class Records:
         until = now + what.expires
         values = {"token": digest(token), "what": json.dumps(text), "by": by, "at": now, "until": until}
         statement = _invites.insert().values(**values).returning(_invites.c.id)
-        return Invite(int(self._do(lambda connection: connection.execute(statement).scalar_one())), what, by, now, until)
+        return Invite(int(self._ledger.change(lambda connection: connection.execute(statement).scalar_one())), what, by, now, until)
 
     def invites(self, now: int, token: str | None = None) -> list[Invite]:
         """Those that can still be taken, the oldest first, or the one of a token."""
@@ -156,7 +142,7 @@ class Records:
         if token is not None:
             statement = statement.where(table.token == digest(token))
         found = []
-        for row in self._do(lambda connection: connection.execute(statement).mappings().all()):
+        for row in self._ledger.do(lambda connection: connection.execute(statement).mappings().all()):
             what = json.loads(row["what"])
             asked = Invitation(
                 what["email"], what["name"], tuple(what["groups"]), what["quota"], tuple(what["profiles"]), row["until"] - row["at"]
@@ -177,7 +163,7 @@ class Records:
                 connection.execute(_grants.insert().values(**values))
             return True
 
-        return bool(self._do(work))
+        return bool(self._ledger.change(work))
 
     def give_back(self, invite: Invite, user: str, now: int) -> None:
         """Undo ``take``: the account could not be made after all."""
@@ -187,20 +173,20 @@ class Records:
             connection.execute(sa.update(_invites).where(table.id == invite.number).values(taken_at=None, taken_by=None))
             connection.execute(sa.delete(_grants).where(grants.user == user, grants.at == now))
 
-        self._do(work)
+        self._ledger.change(work)
 
     def withdraw(self, number: int, now: int) -> bool:
         """End an invitation. Returns whether there was one to end."""
         table = _invites.c
         statement = sa.update(_invites).where(table.id == number, table.taken_at.is_(None), table.until > now).values(until=now)
-        return bool(self._do(lambda connection: connection.execute(statement).rowcount))
+        return bool(self._ledger.change(lambda connection: connection.execute(statement).rowcount))
 
     # Grants and blocks
 
     def grants(self) -> list[Grant]:
         """All grants, the oldest first."""
         statement = sa.select(_grants).order_by(_grants.c.id)
-        rows = self._do(lambda connection: connection.execute(statement).mappings().all())
+        rows = self._ledger.do(lambda connection: connection.execute(statement).mappings().all())
         return [Grant(row["user"], row["source"], row["quota"], tuple(json.loads(row["profiles"]))) for row in rows]
 
     def forget(self, user: str) -> None:
@@ -210,11 +196,11 @@ class Records:
             connection.execute(sa.delete(_grants).where(_grants.c.user == user))
             connection.execute(sa.delete(_blocks).where(_blocks.c.user == user))
 
-        self._do(work)
+        self._ledger.change(work)
 
     def blocks(self) -> list[Block]:
         """All who may not come in."""
-        rows = self._do(lambda connection: connection.execute(sa.select(_blocks)).mappings().all())
+        rows = self._ledger.do(lambda connection: connection.execute(sa.select(_blocks)).mappings().all())
         return [Block(row["user"], row["reason"], row["by"], row["at"]) for row in rows]
 
     def block(self, block: Block) -> None:
@@ -224,18 +210,18 @@ class Records:
             connection.execute(sa.delete(_blocks).where(_blocks.c.user == block.user))
             connection.execute(_blocks.insert().values(user=block.user, reason=block.reason, by=block.by, at=block.at))
 
-        self._do(work)
+        self._ledger.change(work)
 
     def unblock(self, user: str) -> bool:
         """Let somebody in again. Returns whether they were kept out."""
         statement = sa.delete(_blocks).where(_blocks.c.user == user)
-        return bool(self._do(lambda connection: connection.execute(statement).rowcount))
+        return bool(self._ledger.change(lambda connection: connection.execute(statement).rowcount))
 
     # Drains
 
     def drains(self) -> list[Drain]:
         """All nodes that are drained or will be."""
-        rows = self._do(lambda connection: connection.execute(sa.select(_drains)).mappings().all())
+        rows = self._ledger.do(lambda connection: connection.execute(sa.select(_drains)).mappings().all())
         return [Drain(**row) for row in rows]
 
     def drain(self, drain: Drain) -> None:
@@ -246,9 +232,9 @@ class Records:
             names = ("node", "name", "reason", "by", "at", "until", "notice", "done")
             connection.execute(_drains.insert().values(**{name: getattr(drain, name) for name in names}))
 
-        self._do(work)
+        self._ledger.change(work)
 
     def undrain(self, node: str) -> bool:
         """Forget a node's drain. Returns whether there was one."""
         statement = sa.delete(_drains).where(_drains.c.node == node)
-        return bool(self._do(lambda connection: connection.execute(statement).rowcount))
+        return bool(self._ledger.change(lambda connection: connection.execute(statement).rowcount))

@@ -43,6 +43,9 @@ KILLED_TOLD, LAST_FIGURES = 900.0, 15.0
 # Ends that need no explanation on the page, since who wanted them knows.
 ORDINARY = {"user": "The session was stopped by its user."}
 
+# What an older hub wrote of a session's end, by its names of today.
+RENAMED = {"memory": "memory_limit", "held": "memory_figures"}
+
 # So often a start goes back to the queue because the engine did not answer.
 ENGINE_TRIES = 2
 
@@ -570,7 +573,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             "cause": cause,
             "code": code,
             "profile": self.profile_name,
-            "memory": self.placed.get("memory", 0),
+            "memory_limit": self.placed.get("memory", 0),
             "why": self.stop_detail,
             "node": self.node,
             "words": detail[:1000],
@@ -588,7 +591,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
             return
         memory = self.platform.figures(str(self.ended["session"]))
         if memory is not None:
-            self.ended["held"] = [memory.peak, memory.limit, memory.kills]
+            self.ended["memory_figures"] = [memory.peak, memory.limit, memory.kills]
         if late and memory is not None:
             self._save()
 
@@ -666,7 +669,8 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         for key in ("service_name", "task_id", "url", "node", "profile_name"):
             setattr(self, key, str(state.get(key, "")))
         self.placed = dict(state.get("placed") or {})
-        self.ended, self.refused = state.get("ended"), state.get("refused")
+        ended, self.refused = state.get("ended"), state.get("refused")
+        self.ended = ended and {RENAMED.get(key, key): value for key, value in ended.items()}
         self.kills = int(state.get("kills", 0))
         self.life = lifecycle.read(state.get("life"))
         self._restored = bool(self.service_name)
@@ -764,7 +768,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
         if self.ended is None:
             return ""
         profile = self.platform.document.profiles.get(str(self.ended.get("profile", "")))
-        limit = int(self.ended.get("memory") or (profile.flavor.memory if profile else 0))
+        limit = int(self.ended.get("memory_limit") or (profile.flavor.memory if profile else 0))
         sentence = policy.ENDINGS.get(str(self.ended.get("cause", "")), "")
         memory = self.last_memory()
         if self.ended.get("cause") == "memory" and memory is not None:
@@ -782,7 +786,7 @@ class MetalhubSpawner(Spawner):  # type: ignore[misc]
 
     def last_memory(self) -> Memory | None:
         """What the last session held at most, where its node told."""
-        kept = (self.ended or {}).get("held")
+        kept = (self.ended or {}).get("memory_figures")
         return Memory(*kept) if kept else None
 
     def event(self) -> diagnosis.Event | None:
@@ -874,13 +878,13 @@ def _over_quota(host: platform.Platform, user: str, server: str, groups: set[str
 async def cards(host: platform.Platform, groups: set[str], user: str = "", server: str = "") -> list[dict[str, Any]]:
     """The profiles open to a member of ``groups``, with what they have and whether there is room for them and quota left now."""
     try:
-        snapshot = await host.cluster.snapshot(2.0)
+        snapshot = await host.snapshot_for_starts(2.0)
     except EngineUnknown:
         snapshot = None
     found = []
     for profile in policy.allowed_profiles(host.document, groups, host.people.granted_profiles(user) if user else ()):
         flavor = profile.flavor
-        room = snapshot.without(host.warm.names()).room(profile.pool, flavor) if snapshot else None
+        room = snapshot.room(profile.pool, flavor) if snapshot else None
         why, tag, ask = host.approvals.why_not(user, profile)
         state = "none" if why else "free"
         try:

@@ -24,9 +24,10 @@ import aiohttp
 import prometheus_client
 
 from . import cluster, service
-from .config import Profile
+from .config import Document, Profile
 from .core import warm_pool
 from .engine import EngineRefused, EngineUnknown
+from .node_client import Silent
 from .policy import Refused
 
 if TYPE_CHECKING:
@@ -54,20 +55,29 @@ class Gone(Exception):
 
 @dataclass
 class Warm:
-    """One session that is nobody's yet. ``key`` is what it was made from."""
+    """One session that is nobody's yet. ``key`` is what it was made from, ``machine`` its node as it was then."""
 
     name: str
     profile: str
     key: str
-    node: str
-    node_id: str
-    agent: str
+    machine: cluster.Json
     secret: str
     made: float
     task: str = ""
-    address: str = ""
     port: int = 0
     ready: bool = False
+
+    @property
+    def node(self) -> str:
+        return cluster.hostname(self.machine)
+
+    @property
+    def node_id(self) -> str:
+        return str(self.machine["ID"])
+
+    @property
+    def address(self) -> str:
+        return cluster.node_address(self.machine)
 
 
 class WarmPool:
@@ -79,6 +89,8 @@ class WarmPool:
         self._starts: dict[str, deque[float]] = {}
         self._paused: dict[str, float] = {}
         self._making: set[asyncio.Task[None]] = set()
+        # By profile: the document and the image of the last look, and the key that they make.
+        self._keys: dict[str, tuple[Document, str, str]] = {}
         self._http: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
@@ -139,7 +151,8 @@ class WarmPool:
 
     def _key(self, name: str) -> str:
         """What a ready session of a profile is made from, as one text; empty where none can be."""
-        profile = self.host.document.profiles.get(name)
+        document = self.host.document
+        profile = document.profiles.get(name)
         # A start-up script runs before the server does, for its user: there is nothing to have ready.
         if profile is None or not profile.warm or profile.startup:
             return ""
@@ -147,7 +160,11 @@ class WarmPool:
             image = self.host.images.reference(profile.image)
         except Refused:
             return ""
-        return hashlib.sha256(json.dumps(self._spec(profile, image, "", "", ""), sort_keys=True).encode()).hexdigest()
+        kept = self._keys.get(name)
+        if kept is None or kept[0] is not document or kept[1] != image:
+            text = json.dumps(self._spec(profile, image, "", "", ""), sort_keys=True)
+            kept = self._keys[name] = (document, image, hashlib.sha256(text.encode()).hexdigest())
+        return kept[2]
 
     def _spec(self, profile: Profile, image: str, name: str, node_id: str, secret: str) -> dict[str, Any]:
         return service.warm_spec(self.host.document, profile, name=name, image=image, node=node_id, secret=secret)
@@ -157,18 +174,13 @@ class WarmPool:
         node_id = warm_pool.fullest(sorted(rooms))
         if not node_id:
             return
-        node = snapshot.nodes[node_id]
-        address = cluster.node_address(node)
         warm = Warm(
             name=warm_pool.name(secrets.token_hex(6)),
             profile=profile.name,
             key=self._key(profile.name),
-            node=cluster.hostname(node),
-            node_id=node_id,
-            agent=f"https://{address}:{self.host.document.agent_port}",
+            machine=snapshot.nodes[node_id],
             secret=secrets.token_urlsafe(32),
             made=self.clock(),
-            address=address,
         )
         self.there[warm.name] = warm
         task = asyncio.ensure_future(self._make(warm, profile))
@@ -287,22 +299,16 @@ class WarmPool:
     # Whom it talks to
 
     def _client(self) -> aiohttp.ClientSession:
+        """For the sessions themselves."""
         self._http = self._http or aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
         return self._http
 
     async def _agent(self, warm: Warm, what: str, **body: str) -> None:
         """Ask the node's agent for a session's directory, or for the home in it. Raises Gone."""
         try:
-            async with self._client().put(
-                f"{warm.agent}/warm/{warm.name}{what}",
-                json=body,
-                ssl=self.host.engine.tls.context(),
-                timeout=aiohttp.ClientTimeout(total=CLAIM_PATIENCE),
-            ) as response:
-                if response.status != 200:
-                    raise Gone(f"the agent of {warm.node} answers {response.status} {(await response.text())[:200]}")
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise Gone(f"the agent of {warm.node} does not answer: {error or type(error).__name__}") from None
+            await self.host.agents.put(warm.machine, f"/warm/{warm.name}{what}", body, CLAIM_PATIENCE)
+        except Silent as silent:
+            raise Gone(f"the agent of {warm.node} did not do its part: {silent}") from None
 
     async def _answers(self, warm: Warm) -> bool:
         try:

@@ -117,7 +117,7 @@ def test_every_line_is_of_a_route(case: str) -> None:
 
 def prepare(made: World) -> None:
     made.change(lambda raw: raw["profiles"]["small"].update(extension="8h"))
-    made.configure("c.JupyterHub.load_roles += [{'name': 'minter', 'services': ['test'], 'scopes': ['tokens']}]")
+    made.mint()
 
 
 class Site(World):

@@ -10,27 +10,18 @@ from typing import Any
 
 import pytest
 from conftest import GIB, FakeAgent, FakeEngine, usage
-from metalhub_hub import agents, config
+from metalhub_hub import agents
 from metalhub_hub.cluster import Cluster
-from metalhub_hub.engine import Engine, Tls
+from world import Pair
 
 
-class World:
+class World(Pair):
+    one: FakeAgent
+    two: FakeAgent
+
     def __init__(self, pki: Path, engine: FakeEngine, tmp_path: Path) -> None:
-        self.engine = engine
-        self.one = FakeAgent(pki, "127.0.0.1")
-        self.two = FakeAgent(pki, "127.0.0.2", self.one.port)
-        engine.nodes[1]["Status"]["Addr"] = "127.0.0.2"
-        self.seconds = 100.0
-        self.api = Engine(config.Engine((f"unix://{tmp_path}/engine.sock",), "", "", "", 0.3), config.Registry("", "", ""))
-        tls = Tls(str(pki / "ca.crt"), str(pki / "hub-client.crt"), str(pki / "hub-client.key"))
-        self.hub = agents.Agents(self.one.port, Cluster(self.api), tls, lambda: self.seconds)
-
-    async def close(self) -> None:
-        await self.hub.close()
-        await self.api.close()
-        self.one.close()
-        self.two.close()
+        super().__init__(pki, engine, tmp_path, FakeAgent)
+        self.hub: agents.Agents = agents.Agents(self.one.port, Cluster(self.api), self.tls(), self.clock)
 
 
 @pytest.fixture

@@ -11,13 +11,12 @@ from typing import Any
 
 import pytest
 import requests
-import yaml
 from aiohttp import web
 from conftest import FakeNode, Served
 from metalhub_hub.core.diagnosis import STEPS
 from test_audit_hub import Site
 from test_hub import PASSWORD, TOKEN, eventually, log_in
-from world import CLI_TOKEN
+from world import CLI_TOKEN, world
 
 GIB = 2**30
 HOUSE = Path("figures.json")
@@ -31,32 +30,34 @@ def figures(session):
     found = next((known[user] for user in known if session.startswith(f"mh-{{user}}-")), None)
     return Memory(*found) if found else None
 platform.current().figures = figures
-c.JupyterHub.load_roles += [{{'name': 'minter', 'services': ['test'], 'scopes': ['tokens']}}]
 """
 
 
 class House(Site):
     """The site of the audit log's tests with a storage, a node's egress service and figures of memory that tests decide on."""
 
-    def __init__(self, directory: Path, traefik: int, pki: Path, storage: int) -> None:
+    def __init__(self, directory: Path, traefik: int) -> None:
         super().__init__(directory, traefik)
-        self.node = FakeNode(pki, "127.0.0.1")
         self.homes: dict[str, int] = {}
         self.storage = 200
         self.seen: set[str] = set()
-        raw = yaml.safe_load(self.document.read_text())
-        raw["engine"] |= {"ca": f"{pki}/ca.crt", "cert": f"{pki}/hub-client.crt", "key": f"{pki}/hub-client.key"}
-        raw["egress"] = {"port": self.node.port}
-        raw["storage"] = {"url": f"http://127.0.0.1:{storage}"}
-        raw["cull_every"] = "1s"
-        raw["session"] |= {"stop_notice": "2s", "start_timeout": "8s"}
-        raw["profiles"]["small"]["egress"] = "packages"
-        raw["profiles"]["brief"] = raw["profiles"]["small"] | {"idle_stop": "4s", "default": False}
-        raw["profiles"]["old"] = raw["profiles"]["small"] | {"max_session": "4s", "default": False}
-        self.document.write_text(yaml.safe_dump(raw, sort_keys=False))
+        self.mint()
+
+    def fill(self, node: FakeNode, pki: Path, storage: int) -> None:
+        """Once the node and the storage are there."""
+        self.node = node
+
+        def edit(raw: dict[str, Any]) -> None:
+            raw["engine"] |= {"ca": f"{pki}/ca.crt", "cert": f"{pki}/hub-client.crt", "key": f"{pki}/hub-client.key"}
+            raw |= {"egress": {"port": node.port}, "storage": {"url": f"http://127.0.0.1:{storage}"}, "cull_every": "1s"}
+            raw["session"] |= {"stop_notice": "2s", "start_timeout": "8s"}
+            raw["profiles"]["small"]["egress"] = "packages"
+            raw["profiles"]["brief"] = raw["profiles"]["small"] | {"idle_stop": "4s", "default": False}
+            raw["profiles"]["old"] = raw["profiles"]["small"] | {"max_session": "4s", "default": False}
+
+        self.change(edit)
         self.figures({})
-        with (directory / "config.py").open("a") as file:
-            file.write(FIGURES.format(path=str(directory / HOUSE)))
+        self.configure(FIGURES.format(path=str(self.directory / HOUSE)))
 
     def figures(self, known: dict[str, list[int]]) -> None:
         new = self.directory / ".new"
@@ -99,23 +100,18 @@ class House(Site):
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory, pki: Path) -> Iterator[House]:
-    async def traefik(request: web.Request) -> web.Response:
-        return web.json_response({"status": "enabled"})
-
-    box: list[House] = []
+    node, box = FakeNode(pki, "127.0.0.1"), list[House]()
 
     async def storage(request: web.Request) -> web.Response:
         return await box[0].answer(request)
 
-    with Served(traefik) as edge, Served(storage) as homes:
-        made = House(tmp_path_factory.mktemp("hub"), edge.port, pki, homes.port)
+    def prepare(made: House) -> None:
         box.append(made)
-        with made.engine.served, made.session.served:
-            made.engine.port = made.session.served.port
-            made.hub.start()
-            yield made
-            made.hub.kill()
-            made.node.close()
+        made.fill(node, pki, homes.port)
+
+    with Served(storage) as homes, world(tmp_path_factory.mktemp("hub"), prepare, House) as made:
+        yield made
+    node.close()
 
 
 def facts(found: dict[str, Any]) -> dict[str, str]:
@@ -338,7 +334,7 @@ def test_bad_input_is_one_message(house: House, session: str, code: int, message
 def test_who_may_ask(house: House) -> None:
     for name in ("paul", "rosa"):
         house.hub.api("POST", f"/users/{name}")
-    tokens = {name: house.hub.api("POST", f"/users/{name}/tokens", json={"note": "t"}).json()["token"] for name in ("paul", "rosa")}
+    tokens = {name: house.token(name) for name in ("paul", "rosa")}
     house.engine.fate = {"State": "rejected", "Err": "No such image: 10.0.0.1:5000/lab@sha256:aa"}
     try:
         house.refused("paul")

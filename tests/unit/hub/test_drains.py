@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 import requests
-import yaml
-from aiohttp import web
-from conftest import FakeEngine, FakeSession, Served, document, make_node
+from conftest import FakeEngine, FakeSession, document, make_node
 from jupyterhub import orm
 from metalhub_hub import config, drains, platform, quota
 from metalhub_hub.core.swarm_plan import HELD, Host, Node, availability, plan
@@ -20,7 +18,7 @@ from metalhub_hub.people import Impossible
 from test_audit_hub import Site
 from test_hub import eventually
 from test_spawner import Routes, make
-from world import CLI_TOKEN
+from world import CLI_TOKEN, world
 
 
 class Time:
@@ -197,22 +195,13 @@ def test_a_playbook_leaves_a_drained_node_as_it_is(wanted: str, now: str, held: 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    async def traefik(request: web.Request) -> web.Response:
-        return web.json_response({"status": "enabled"})
+    def prepare(made: Site) -> None:
+        made.change(lambda raw: raw["session"].update(stop_notice="4s"))
+        made.configure("from metalhub_hub import drains", "drains.TICK = 0.3")
+        made.mint()
 
-    with Served(traefik) as served:
-        made = Site(tmp_path_factory.mktemp("hub"), served.port)
-        raw = yaml.safe_load(made.document.read_text())
-        raw["session"]["stop_notice"] = "4s"
-        made.document.write_text(yaml.safe_dump(raw, sort_keys=False))
-        with (made.directory / "config.py").open("a") as file:
-            file.write("from metalhub_hub import drains\ndrains.TICK = 0.3\n")
-            file.write("c.JupyterHub.load_roles += [{'name': 'minter', 'services': ['test'], 'scopes': ['tokens']}]\n")
-        with made.engine.served, made.session.served:
-            made.engine.port = made.session.served.port
-            made.hub.start()
-            yield made
-            made.hub.kill()
+    with world(tmp_path_factory.mktemp("hub"), prepare, Site) as made:
+        yield made
 
 
 def ask(site: Site, path: str, token: str = CLI_TOKEN, **body: Any) -> requests.Response:
@@ -257,7 +246,7 @@ def test_a_killed_hub_drains_what_was_to_be_drained(site: Site) -> None:
 @pytest.mark.parametrize("what", ["drain", "undrain"])
 def test_only_administrators_drain(site: Site, what: str) -> None:
     site.hub.api("POST", "/users/gus")
-    token = site.hub.api("POST", "/users/gus/tokens", json={"note": "test"}).json()["token"]
+    token = site.token("gus")
     for who in ("", token, "f" * 40):
         assert ask(site, f"compute1/{what}", who).status_code == 403
     assert {node["Spec"]["Availability"] for node in site.engine.nodes} == {"active"}

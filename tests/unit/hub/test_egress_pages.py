@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 import requests
-import yaml
-from aiohttp import web
-from conftest import FakeEngine, FakeNode, FakeSession, Served, refusal
+from conftest import FakeNode, refusal
 from metalhub_hub.core.egress_report import summarize
-from test_hub import PASSWORD, Hub, eventually, log_in
+from test_hub import PASSWORD, eventually, log_in
+from world import World, world
 
 AUDITOR, NOBODY = "d" * 40, "e" * 40
 
@@ -24,45 +23,35 @@ def ago(**time: float) -> str:
     return (datetime.now(timezone.utc) - timedelta(**time)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-class Site:
+class Site(World):
     """A hub with two nodes, an administrator and a user."""
 
-    def __init__(self, directory: Path, pki: Path, traefik: int) -> None:
-        self.engine = FakeEngine(str(directory / "engine.sock"))
-        self.session = FakeSession()
-        self.one = FakeNode(pki, "127.0.0.1")
-        self.two = FakeNode(pki, "127.0.0.2", self.one.port)
-        self.engine.nodes[1]["Status"]["Addr"] = "127.0.0.2"
-        self.hub = Hub(directory, traefik)
-        raw = yaml.safe_load((directory / "hub.yml").read_text())
-        raw["engine"] |= {"ca": f"{pki}/ca.crt", "cert": f"{pki}/hub-client.crt", "key": f"{pki}/hub-client.key"}
-        raw["egress"] = {"port": self.one.port}
-        raw["egress_classes"]["packages"] |= {"title": "Packages & more", "description": "Mirrors.", "reach": "mirror.example.org"}
-        (directory / "hub.yml").write_text(yaml.safe_dump(raw, sort_keys=False))
-        with (directory / "config.py").open("a") as file:
-            file.write(
-                "from metalhub_hub import egress\n"
-                "egress.HEALTH_EVERY = egress.REPORT_AGE = 0.3\n"
-                "egress.HEALTH_PATIENCE = 20\n"
-                f"c.JupyterHub.services += [{{'name': 'auditor', 'api_token': {AUDITOR!r}}}, {{'name': 'nobody', 'api_token': {NOBODY!r}}}]\n"
-                "c.JupyterHub.load_roles += [{'name': 'auditor', 'services': ['auditor'], 'scopes': ['admin-ui']}]\n"
-            )
+    one: FakeNode
+    two: FakeNode
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, pki: Path) -> Iterator[Site]:
-    async def traefik(request: web.Request) -> web.Response:
-        return web.json_response({"status": "enabled"})
+    one = FakeNode(pki, "127.0.0.1")
+    two = FakeNode(pki, "127.0.0.2", one.port)
 
-    with Served(traefik) as served:
-        made = Site(tmp_path_factory.mktemp("hub"), pki, served.port)
-        with made.engine.served, made.session.served:
-            made.engine.port = made.session.served.port
-            made.hub.start()
-            yield made
-            made.hub.kill()
-    made.one.close()
-    made.two.close()
+    def edit(raw: dict[str, Any]) -> None:
+        raw["engine"] |= {"ca": f"{pki}/ca.crt", "cert": f"{pki}/hub-client.crt", "key": f"{pki}/hub-client.key"}
+        raw["egress"] = {"port": one.port}
+        raw["egress_classes"]["packages"] |= {"title": "Packages & more", "description": "Mirrors.", "reach": "mirror.example.org"}
+
+    def prepare(made: Site) -> None:
+        made.one, made.two = one, two
+        made.engine.nodes[1]["Status"]["Addr"] = "127.0.0.2"
+        made.change(edit)
+        made.configure("from metalhub_hub import egress", "egress.HEALTH_EVERY = egress.REPORT_AGE = 0.3", "egress.HEALTH_PATIENCE = 20")
+        made.service("auditor", AUDITOR, "admin-ui")
+        made.service("nobody", NOBODY)
+
+    with world(tmp_path_factory.mktemp("hub"), prepare, Site) as made:
+        yield made
+    one.close()
+    two.close()
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +60,9 @@ def admin(site: Site) -> requests.Session:
 
 
 @pytest.fixture(scope="module")
-def bob(site: Site, admin: requests.Session) -> requests.Session:
-    anonymous = requests.Session()
-    token = anonymous.get(f"{site.hub.url}/signup", timeout=10).text.split('name="_xsrf" value="')[1].split('"')[0]
-    fields = {"username": "bob", "signup_password": PASSWORD + "2", "signup_password_confirmation": PASSWORD + "2", "_xsrf": token}
-    anonymous.post(f"{site.hub.url}/signup", data=fields, timeout=10)
-    admin.get(f"{site.hub.url}/authorize/bob", headers={"Sec-Fetch-Site": "same-origin"}, timeout=10)
+def bob(site: Site) -> requests.Session:
+    site.sign_up("bob", PASSWORD + "2")
+    site.approve("bob")
     return log_in(site.hub, "bob", PASSWORD + "2")
 
 

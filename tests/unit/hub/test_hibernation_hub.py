@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +12,11 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
-import yaml
 from aiohttp import web
-from conftest import FakeAgent, FakeEngine, FakeSession, Served, usage
-from test_hub import PACKAGE, PASSWORD, TOKEN, Hub, eventually, log_in, routes
-from test_session_pages import OPERATOR, READER, Site
+from conftest import FakeAgent, usage
+from test_hub import PASSWORD, TOKEN, eventually, log_in, routes
+from test_session_pages import OPERATOR, Site
+from world import world
 
 PAGE = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document", "Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 OLD_PAGE = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
@@ -29,9 +25,15 @@ OLD_PAGE = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*
 class Night(Site):
     """A hub with two users, a session of each, and an agent of their node."""
 
-    def __init__(self, hub: Hub, engine: FakeEngine, agent: FakeAgent) -> None:
-        super().__init__(hub)
-        self.engine, self.agent = engine, agent
+    agent: FakeAgent
+
+    async def traefik(self, request: web.Request) -> web.Response:
+        """What it says of a route is what stands in its file."""
+        if "/services/" not in request.path:
+            return await super().traefik(request)
+        data = json.loads((self.directory / "routes.yml").read_text())
+        found = data["http"].get("services", {}).get(request.path.rpartition("/")[2].removesuffix("@file"))
+        return web.json_response(found or {}, status=200 if found else 404)
 
     def container(self, user: str, name: str = "") -> str:
         found = [task["Status"]["ContainerStatus"]["ContainerID"] for task in self.engine.tasks if self._is(task, user, name)]
@@ -47,15 +49,14 @@ class Night(Site):
 
     def post(self, user: str, act: str, name: str = "", token: str = OPERATOR) -> requests.Response:
         below = f"sessions/{name}" if name else "session"
-        headers = {"Authorization": f"token {token}"}
-        return requests.post(f"{self.hub.url}/metalhub/api/users/{user}/{below}/{act}", headers=headers, timeout=20)
+        return self.ask(token, f"/metalhub/api/users/{user}/{below}/{act}", "POST")
 
     def led(self, user: str, name: str = "") -> str:
         """Where a session's route leads."""
         found = routes(self.hub)[f"/user/{user}/{name}/" if name else f"/user/{user}/"]
         return {f"http://127.0.0.1:{self.hub.port}": "hub", f"http://127.0.0.1:{self.engine.port}": "session"}[found]
 
-    def ask(self, client: requests.Session, path: str, headers: dict[str, str], method: str = "GET") -> requests.Response:
+    def visit(self, client: requests.Session, path: str, headers: dict[str, str], method: str = "GET") -> requests.Response:
         """A request for a session whose route leads to the hub, as a browser sends it on within the hub."""
         root = self.hub.url.removesuffix("/hub")
         for _ in range(3):
@@ -66,10 +67,11 @@ class Night(Site):
                 break
         return answer
 
-    def events(self, user: str, name: str) -> list[dict[str, Any]]:
-        lines = (self.hub.directory / "audit.jsonl").read_text().splitlines()
-        found = [event for event in map(json.loads, lines) if event["kind"].startswith("session.")]
-        return [event for event in found if (event["facts"].get("user"), event["facts"].get("server")) == (user, name)]
+    def told(self, user: str, name: str) -> list[tuple[str, str]]:
+        """What became of a session, and the causes."""
+        found = [event for event in self.events() if event["kind"].startswith("session.")]
+        mine = [event for event in found if (event["facts"].get("user"), event["facts"].get("server")) == (user, name)]
+        return [(event["kind"].removeprefix("session."), event["facts"].get("cause", "")) for event in mine]
 
     def asleep(self, user: str, name: str = "") -> None:
         answer = self.post(user, "hibernate", name)
@@ -83,65 +85,31 @@ class Night(Site):
 
 @pytest.fixture(scope="module")
 def night(tmp_path_factory: pytest.TempPathFactory, pki: Path) -> Iterator[Night]:
-    path = tmp_path_factory.mktemp("hub")
+    agent = FakeAgent(pki, "127.0.0.1")
 
-    async def traefik(request: web.Request) -> web.Response:
-        """What it says of a route is what stands in its file."""
-        if "/services/" not in request.path:
-            return web.json_response({"status": "enabled"})
-        data = json.loads((path / "routes.yml").read_text())
-        found = data["http"].get("services", {}).get(request.path.rpartition("/")[2].removesuffix("@file"))
-        return web.json_response(found or {}, status=200 if found else 404)
-
-    engine, session = FakeEngine(str(path / "engine.sock")), FakeSession()
-    engine.nodes.pop()
-    engine.nodes[0]["Description"]["Resources"] = {"NanoCPUs": 64 * 10**9, "MemoryBytes": 2**40}
-    with engine.served, session.served, Served(traefik) as served:
-        engine.port = session.served.port
-        agent = FakeAgent(pki, "127.0.0.1")
-        hub = Hub(path, served.port)
-        raw = yaml.safe_load((path / "hub.yml").read_text())
-        (path / "cli").write_text("1" * 64)
-        raw |= {"cli_token_file": str(path / "cli")}
-        raw |= {"cull_every": "1s", "agent_port": agent.port, "quotas": {"default": "sessions=9, workspace=10G"}}
+    def edit(raw: dict[str, Any]) -> None:
+        raw |= {"agent_port": agent.port, "quotas": {"default": "sessions=9, workspace=10G"}}
         raw["engine"] |= {"ca": str(pki / "ca.crt"), "cert": str(pki / "hub-client.crt"), "key": str(pki / "hub-client.key"), "timeout": 3}
-        raw["session"]["stop_notice"] = "2s"
         raw["profiles"]["brief"] = raw["profiles"]["small"] | {"title": "Brief", "hibernate_after": "3s", "idle_stop": "12s", "default": False}
-        (path / "hub.yml").write_text(yaml.safe_dump(raw, sort_keys=False))
-        config = path / "config.py"
-        config.write_text(
-            "from metalhub_hub import agents\nagents.LOOK_EVERY = 1\n"
-            + config.read_text()
-            .replace("'admin:groups']}]", "'admin:groups', 'tokens', 'admin:users', 'read:roles', 'read:metrics']}, ROLES]")
-            .replace("ROLES", "{'name': 'reader', 'services': ['reader'], 'scopes': ['read:servers']}, "
-                     "{'name': 'operator', 'services': ['operator'], 'scopes': ['servers']}")
-            .replace("'api_token': '" + TOKEN + "'}]", "'api_token': '" + TOKEN + "'}, "
-                     f"{{'name': 'reader', 'api_token': '{READER}'}}, {{'name': 'operator', 'api_token': '{OPERATOR}'}}]")
-        )  # fmt: skip
-        text = config.read_text().replace("c.JupyterHub.services = ", "c.JupyterHub.services += ")
-        config.write_text(text.replace("c.JupyterHub.load_roles = ", "c.JupyterHub.load_roles += "))
-        hub.start()
-        for name in ("ann", "bob"):
-            hub.api("POST", f"/users/{name}")
-            jar = requests.Session()
-            token = jar.get(f"{hub.url}/signup", timeout=10).text.split('name="_xsrf" value="')[1].split('"')[0]
-            fields = {"username": name, "signup_password": PASSWORD, "signup_password_confirmation": PASSWORD, "_xsrf": token}
-            jar.post(f"{hub.url}/signup", data=fields, timeout=10)
-        one = Night(hub, engine, agent)
-        for name in ("ann", "bob"):
-            one.cookies("admin").get(f"{hub.url}/authorize/{name}", headers={"Sec-Fetch-Site": "same-origin"}, timeout=10)
-            assert hub.spawn(name, profile="small").status_code in (201, 202)
-            eventually(lambda name=name: (hub.server(name) or {}).get("ready"))
-        yield one
-        if hub.process and hub.process.poll() is None:
-            hub.kill(signal.SIGTERM)
-        agent.close()
+
+    def prepare(made: Night) -> None:
+        made.agent = agent
+        made.engine.nodes.pop()
+        made.engine.nodes[0]["Description"]["Resources"] = {"NanoCPUs": 64 * 10**9, "MemoryBytes": 2**40}
+        made.change(edit)
+        made.configure("from metalhub_hub import agents", "agents.LOOK_EVERY = 1")
+        made.configure("c.JupyterHub.load_roles += [{'name': 'scraper', 'services': ['test'], 'scopes': ['read:metrics']}]")
+
+    with world(tmp_path_factory.mktemp("hub"), prepare, Night) as made:
+        made.people()
+        yield made
+    agent.close()
 
 
 @pytest.mark.parametrize("headers", [PAGE, OLD_PAGE], ids=["browser", "old browser"])
 def test_opening_the_lab_wakes_it(night: Night, headers: dict[str, str]) -> None:
     night.asleep("ann")
-    answer = night.ask(night.cookies("ann"), "/user/ann/lab/tree/a%20b.ipynb?reset", headers)
+    answer = night.visit(night.cookies("ann"), "/user/ann/lab/tree/a%20b.ipynb?reset", headers)
     assert (answer.status_code, answer.headers["Location"]) == (302, "/user/ann/lab/tree/a%20b.ipynb?reset")
     assert not night.paused("ann") and night.led("ann") == "session", "it is there when the browser comes back"
     woken = night.audit("woken")[-1]
@@ -169,7 +137,7 @@ POLLS = [
 def test_what_a_forgotten_tab_asks_wakes_nobody(night: Night, method: str, path: str, headers: dict[str, str]) -> None:
     night.asleep("ann")
     before = night.hub.server("ann")
-    answer = night.ask(night.cookies("ann"), path, headers, method)
+    answer = night.visit(night.cookies("ann"), path, headers, method)
     assert answer.status_code == 503 and int(answer.headers["Retry-After"]) > 0
     assert "hibernated" in answer.json()["message"]
     assert night.paused("ann") and night.hub.server("ann") == before, "and it is no activity"
@@ -179,7 +147,7 @@ def test_what_a_forgotten_tab_asks_wakes_nobody(night: Night, method: str, path:
 def test_a_program_is_told_how_to_wake_it(night: Night, token: bool) -> None:
     night.asleep("ann")
     headers = {**OLD_PAGE, **({"Authorization": f"token {night.token('ann')}"} if token else {})}
-    answer = night.ask(requests.Session(), "/user/ann/api/kernels", headers)
+    answer = night.visit(requests.Session(), "/user/ann/api/kernels", headers)
     if token:
         assert answer.status_code == 503 and "/hub/metalhub/api/users/ann/session/wake" in answer.json()["message"]
     else:
@@ -217,7 +185,7 @@ VISITORS = [("nobody", 302, True), ("bob", 404, True), ("admin", 302, False), ("
 def test_who_wakes_a_session_by_a_visit(night: Night, who: str, status: int, sleeps: bool) -> None:
     night.asleep("ann")
     client = requests.Session() if who == "nobody" else night.cookies(who)
-    answer = night.ask(client, "/user/ann/lab", PAGE)
+    answer = night.visit(client, "/user/ann/lab", PAGE)
     assert (answer.status_code, night.paused("ann")) == (status, sleeps)
     if who == "nobody":
         assert "/hub/login" in answer.headers["Location"]
@@ -245,16 +213,7 @@ CASES = [
 @pytest.mark.parametrize("act", ["hibernate", "wake"])
 def test_who_may_hibernate_and_wake(night: Night, act: str, who: str, user: str, name: str, status: int) -> None:
     (night.awake if act == "hibernate" else night.asleep)("ann")
-    client, headers = requests.Session(), {"Content-Type": "application/json"}
-    kind, _, whose = who.partition(" ")
-    if kind == "cookie":
-        whose, _, forged = whose.partition(", ")
-        client = night.cookies(whose)
-        headers |= {} if forged else night.forgery(whose)
-    elif kind == "token":
-        headers["Authorization"] = f"token {night.token(whose)}"
-    elif kind != "nobody":
-        headers["Authorization"] = "token " + {"reader": READER, "operator": OPERATOR}.get(kind, "f" * 40)
+    client, headers = night.caller(who)
     below = f"sessions/{name}" if name else "session"
     answer = client.post(f"{night.hub.url}/metalhub/api/users/{user}/{below}/{act}", headers=headers, timeout=20, allow_redirects=False)
     assert answer.status_code == status, answer.text
@@ -292,7 +251,7 @@ def test_what_cannot_be_is_said(night: Night) -> None:
     assert answer.status_code == 404
     night.asleep("ann")
     night.engine.deaf.add("unpause")
-    answer = night.ask(night.cookies("ann"), "/user/ann/lab", PAGE)
+    answer = night.visit(night.cookies("ann"), "/user/ann/lab", PAGE)
     assert answer.status_code == 503 and "did not wake it; try again in a minute" in answer.text
     night.engine.deaf.clear()
     assert night.paused("ann") and night.led("ann") == "hub"
@@ -307,8 +266,7 @@ def test_an_idle_session_is_hibernated_announced_and_stopped(night: Night) -> No
     assert night.led("bob", "brief") == "hub"
     container = night.container("bob", "brief")
     eventually(lambda: not hub.server("bob", "brief"), 40)
-    told = [(line["kind"].removeprefix("session."), line["facts"].get("cause", "")) for line in night.events("bob", "brief")]
-    assert told == [("queued", ""), ("running", ""), ("hibernated", "idle"), ("warned", "idle"), ("stopped", "idle")]
+    assert night.told("bob", "brief") == [("queued", ""), ("running", ""), ("hibernated", "idle"), ("warned", "idle"), ("stopped", "idle")]
     acts = [line.rpartition("/")[2] for line in night.engine.requests if f"/{container}/" in line]
     assert acts[-2:] == ["unpause", "stop"], "it gets the chance to end by itself"
 
@@ -330,7 +288,7 @@ def test_a_restarted_hub_keeps_it_asleep_and_a_visit_wakes_it(night: Night) -> N
     assert night.paused("bob") and night.view("bob")["state"] == "hibernated"
     time.sleep(4)
     assert set(night.engine.services) == services and night.hub.server("bob"), "one that stands still is not dead"
-    answer = night.ask(log_in(night.hub, "bob", PASSWORD), "/user/bob/lab", PAGE)
+    answer = night.visit(log_in(night.hub, "bob", PASSWORD), "/user/bob/lab", PAGE)
     assert answer.status_code == 302 and not night.paused("bob") and night.led("bob") == "session"
 
 
@@ -350,9 +308,7 @@ def test_a_hub_killed_between_the_steps_learns_it_from_the_agent(night: Night) -
 
 def test_the_command_line(night: Night) -> None:
     def cli(*arguments: str) -> tuple[int, str]:
-        variables = {"METALHUB_HUB_CONFIG": str(night.hub.directory / "hub.yml"), "PYTHONPATH": str(PACKAGE), "SUDO_USER": "olga"}
-        command = [sys.executable, "-P", "-m", "metalhub_hub.cli", "session", *arguments]
-        done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, timeout=60)
+        done = night.cli("session", *arguments)
         return done.returncode, done.stdout + done.stderr
 
     night.awake("ann")
@@ -373,8 +329,7 @@ def test_the_metrics_and_the_log(night: Night) -> None:
     night.awake("ann")
     log = (night.hub.directory / "hub.log").read_text()
     assert re.search(r"is awake \(admin\) after \d+\.\d{3} s: unpaused=\d+\.\d{3} route=\d+\.\d{3}", log)
-    headers = {"Authorization": f"token {TOKEN}"}
-    text = requests.get(f"{night.hub.url}/metrics", headers=headers, timeout=10).text
+    text = night.ask(TOKEN, "/metrics").text
     for act in ("hibernate", "wake"):
         assert f'metalhub_hibernation_seconds_count{{act="{act}"}}' in text
         assert f'metalhub_hibernation_failures_total{{act="{act}"}}' in text
@@ -385,5 +340,5 @@ def test_a_node_that_is_lost_takes_its_hibernated_session(night: Night) -> None:
     night.engine.nodes[0]["Status"]["State"] = "down"
     eventually(lambda: not night.hub.server("bob"))
     assert night.audit("stopped")[-1]["cause"] == "lost"
-    answer = night.ask(log_in(night.hub, "bob", PASSWORD), "/user/bob/lab", PAGE)
+    answer = night.visit(log_in(night.hub, "bob", PASSWORD), "/user/bob/lab", PAGE)
     assert answer.status_code == 424 and "stopped answering" in answer.text

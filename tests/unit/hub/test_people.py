@@ -16,9 +16,7 @@ from typing import Any
 
 import pytest
 import requests
-import yaml
-from aiohttp import web
-from conftest import Served, document
+from conftest import document
 from jupyterhub import orm
 from metalhub_hub import auth, config, people, platform, records
 from metalhub_hub.core import quotas
@@ -26,7 +24,7 @@ from metalhub_hub.core.accounts import Invitation
 from metalhub_hub.ledger import LedgerError
 from test_audit_hub import Site
 from test_hub import PASSWORD, eventually, log_in
-from world import CLI_TOKEN
+from world import CLI_TOKEN, world
 
 SECRET = "my-own-long-password"
 
@@ -72,13 +70,14 @@ class Town(Site):
     def __init__(self, directory: Path, traefik: int) -> None:
         super().__init__(directory, traefik)
         self.mailbox = Mailbox()
-        raw = yaml.safe_load(self.document.read_text())
-        raw["smtp"] = {"host": "127.0.0.1", "port": self.mailbox.server_address[1], "tls": "none", "from": "hub@example.org"}
-        raw["groups"] = {"clinical": ["ingrid"]}
-        raw["profiles"]["guarded"] = raw["profiles"]["pii"] | {"approval": True}
-        self.document.write_text(yaml.safe_dump(raw, sort_keys=False))
-        with (directory / "config.py").open("a") as file:
-            file.write("c.JupyterHub.load_roles += [{'name': 'minter', 'services': ['test'], 'scopes': ['tokens']}]\n")
+        smtp = {"host": "127.0.0.1", "port": self.mailbox.server_address[1], "tls": "none", "from": "hub@example.org"}
+
+        def change(raw: dict[str, Any]) -> None:
+            raw.update(smtp=smtp, groups={"clinical": ["ingrid"]})
+            raw["profiles"]["guarded"] = raw["profiles"]["pii"] | {"approval": True}
+
+        self.change(change)
+        self.mint()
 
     def api(self, method: str, path: str, token: str = CLI_TOKEN, **arguments: Any) -> requests.Response:
         headers = {"Authorization": f"token {token}"} if token else {}
@@ -102,23 +101,15 @@ class Town(Site):
 
 @pytest.fixture(scope="module")
 def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
-    async def traefik(request: web.Request) -> web.Response:
-        return web.json_response({"status": "enabled"})
-
-    with Served(traefik) as served:
-        made = Town(tmp_path_factory.mktemp("hub"), served.port)
-        with made.engine.served, made.session.served:
-            made.engine.port = made.session.served.port
-            made.hub.start()
-            yield made
-            made.hub.kill()
+    with world(tmp_path_factory.mktemp("hub"), kind=Town) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
 def ann(town: Town) -> str:
     """A token of a user who is no administrator."""
     town.hub.api("POST", "/users/ann")
-    return str(town.hub.api("POST", "/users/ann/tokens", json={"note": "test"}).json()["token"])
+    return town.token("ann")
 
 
 @pytest.mark.parametrize(
@@ -468,6 +459,6 @@ async def test_with_a_provider_nobody_is_invited_or_added_and_the_hub_keeps_out(
 
 def test_tables_of_a_newer_release_are_left_alone(host: platform.Platform) -> None:
     book = host.people.records
-    book._do(lambda connection: connection.execute(records._schema.insert().values(version=99)))
-    with pytest.raises(LedgerError, match="install the newer one"):
+    host.quota.ledger.change(lambda connection: connection.execute(records._schema.insert().values(version=99)))
+    with pytest.raises(LedgerError, match="the records' tables are of version 99, .*: install the newer one"):
         book.create()

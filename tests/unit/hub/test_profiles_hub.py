@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,86 +13,54 @@ from typing import Any
 
 import pytest
 import requests
-import yaml
-from aiohttp import web
-from conftest import FakeEngine, FakeSession, Served
-from test_hub import PACKAGE, PASSWORD, Hub, eventually, log_in
+from test_audit_hub import Site as Commanded
+from test_hub import PASSWORD, eventually, log_in
+from world import CLI_TOKEN, world
 
-CLI, NOBODY, BOB, ANN = "d" * 40, "e" * 40, "bob", "ann"
+NOBODY, BOB, ANN = "e" * 40, "bob", "ann"
 API = "/metalhub/api/profiles"
 LARGE = {"title": "Large", "image": "lab", "flavor": "small", "pool": "cpu", "egress": "internal"}
 
 
-class Site:
+class Site(Commanded):
+    """A hub with profiles that need an approval, and two users."""
+
     def __init__(self, directory: Path, traefik: int) -> None:
-        self.directory = directory
-        self.engine, self.session = FakeEngine(str(directory / "engine.sock")), FakeSession()
-        self.hub = Hub(directory, traefik)
-        self.tokens = {"cli": CLI, "nobody": NOBODY}
-        (directory / "cli").write_text(CLI)
-        raw = yaml.safe_load((directory / "hub.yml").read_text()) | {"cli_token_file": str(directory / "cli"), "time_zone": "Europe/Berlin"}
+        super().__init__(directory, traefik)
+        self.tokens = {"": "", "cli": CLI_TOKEN, "nobody": NOBODY}
+        self.change(self.fill)
+        self.service("nobody", NOBODY)
+        self.mint()
+
+    @staticmethod
+    def fill(raw: dict[str, Any]) -> None:
+        raw["time_zone"] = "Europe/Berlin"
         raw["profiles"]["guarded"] = raw["profiles"]["small"] | {"title": "Guarded", "default": False, "approval": True}
         raw["profiles"]["secret"] = raw["profiles"]["guarded"] | {"title": "Secret", "groups": ["clinical"]}
         raw["profiles"]["small"] |= {"max_session": "8h", "idle_stop": "30m"}
-        self.write(raw)
-        config = directory / "config.py"
-        text = config.read_text().replace("c.JupyterHub.services = ", "c.JupyterHub.services += ")
-        config.write_text(
-            text.replace("c.JupyterHub.load_roles = ", "c.JupyterHub.load_roles += ")
-            + f"c.JupyterHub.services += [{{'name': 'nobody', 'api_token': {NOBODY!r}}}]\n"
-            "c.JupyterHub.load_roles += [{'name': 'minter', 'services': ['test'], 'scopes': ['tokens']}]\n"
-        )
-
-    def write(self, raw: dict[str, Any]) -> None:
-        (self.directory / "hub.yml").write_text(yaml.safe_dump(raw, sort_keys=False))
-
-    def raw(self) -> dict[str, Any]:
-        return dict(yaml.safe_load((self.directory / "hub.yml").read_text()))
 
     def restart(self) -> None:
         self.hub.kill()
         self.hub.start()
 
-    def ask(self, who: str, method: str, path: str, **arguments: Any) -> requests.Response:
-        headers = {"Authorization": f"token {self.tokens[who]}"} if who else {}
-        return requests.request(method, f"{self.hub.url}{path}", headers=headers, allow_redirects=False, timeout=20, **arguments)
+    def by(self, who: str, method: str, path: str, **arguments: Any) -> requests.Response:
+        """A request of one of those who have tokens; "" has none."""
+        return self.ask(self.tokens[who], path, method, **arguments)
 
     def fields(self, name: str) -> dict[str, Any]:
-        return dict(self.ask("cli", "GET", f"{API}/{name}").json()["fields"])
-
-    def found(self, kind: str, **facts: Any) -> list[dict[str, Any]]:
-        events = [json.loads(line) for line in (self.directory / "audit.jsonl").read_text().splitlines()]
-        return [e["facts"] for e in events if e["kind"] == kind and facts.items() <= e["facts"].items()]
-
-    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        variables = {"METALHUB_HUB_CONFIG": str(self.directory / "hub.yml"), "PYTHONPATH": str(PACKAGE), "SUDO_USER": "olga"}
-        command = [sys.executable, "-P", "-m", "metalhub_hub.cli", *arguments]
-        return subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, timeout=60)
-
-    def json(self, *arguments: str) -> Any:
-        done = self.cli(*arguments, "--json")
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        return dict(self.by("cli", "GET", f"{API}/{name}").json()["fields"])
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    async def traefik(request: web.Request) -> web.Response:
-        return web.json_response({"status": "enabled"})
-
-    with Served(traefik) as served:
-        made = Site(tmp_path_factory.mktemp("hub"), served.port)
-        with made.engine.served, made.session.served:
-            made.engine.port = made.session.served.port
-            made.hub.start()
-            for name in (ANN, BOB):
-                made.hub.api("POST", f"/users/{name}")
-                made.tokens[name] = made.hub.api("POST", f"/users/{name}/tokens", json={"note": "a test"}).json()["token"]
-            made.hub.api("POST", "/groups/clinical", json={"users": ["ann"]})
-            made.hub.api("POST", "/groups/clinical/users", json={"users": ["ann"]})
-            made.ask("cli", "POST", API, json={**LARGE, "name": "made"})
-            yield made
-            made.hub.kill()
+    with world(tmp_path_factory.mktemp("hub"), kind=Site) as made:
+        for name in (ANN, BOB):
+            made.hub.api("POST", f"/users/{name}")
+            made.tokens[name] = made.token(name)
+        made.hub.api("POST", "/groups/clinical", json={"users": ["ann"]})
+        made.hub.api("POST", "/groups/clinical/users", json={"users": ["ann"]})
+        made.by("cli", "POST", API, json={**LARGE, "name": "made"})
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +116,7 @@ CASES = [
 @pytest.mark.parametrize(("who", "method", "path", "body", "status"), CASES)
 def test_who_may_see_and_change_what(site: Site, who: str, method: str, path: str, body: Any, status: int) -> None:
     before = (site.directory / "profiles.json").read_bytes()
-    answer = site.ask(who, method, path, json=body)
+    answer = site.by(who, method, path, json=body)
     assert answer.status_code == status, answer.text
     if status != 200:
         assert "Small" not in answer.text and "Secret" not in answer.text
@@ -199,16 +164,16 @@ BAD = [
 
 @pytest.mark.parametrize(("method", "name", "body", "words"), BAD)
 def test_a_bad_value_has_one_message_and_changes_nothing(site: Site, method: str, name: str, body: Any, words: list[str]) -> None:
-    before = (site.directory / "profiles.json").read_bytes(), site.ask("cli", "GET", API).json()
-    answer = site.ask("cli", method, f"{API}/{name}", data=json.dumps(body))
+    before = (site.directory / "profiles.json").read_bytes(), site.by("cli", "GET", API).json()
+    answer = site.by("cli", method, f"{API}/{name}", data=json.dumps(body))
     assert answer.status_code == 400, answer.text
     message = answer.json()["message"]
     assert "\n" not in message and all(word in message for word in words), message
-    assert before == ((site.directory / "profiles.json").read_bytes(), site.ask("cli", "GET", API).json())
+    assert before == ((site.directory / "profiles.json").read_bytes(), site.by("cli", "GET", API).json())
 
 
 def test_a_change_holds_at_once_for_new_starts_and_outlives_a_killed_hub(site: Site) -> None:
-    changed = site.ask("cli", "PATCH", f"{API}/small", json={"max_session": "10h", "environment": {"SITE": "here"}, "startup": ["echo hi"]})
+    changed = site.by("cli", "PATCH", f"{API}/small", json={"max_session": "10h", "environment": {"SITE": "here"}, "startup": ["echo hi"]})
     assert changed.status_code == 200
     (own,) = [each for each in changed.json()["changes"] if each["field"] == "max_session"]
     assert (own["by"], own["inventory"], own["stays"]) == ("metalhub-cli", "8h", False)
@@ -223,26 +188,26 @@ def test_a_change_holds_at_once_for_new_starts_and_outlives_a_killed_hub(site: S
     site.restart()
     assert site.fields("small")["max_session"] == "10h" and site.found("profile.converged") == []
     # Limits are read live, by sessions that run, too.
-    view = site.ask(ANN, "GET", "/metalhub/api/users/ann/sessions")
-    before = eventually(lambda: site.ask(ANN, "GET", "/metalhub/api/users/ann/sessions").json()["sessions"][0].get("left"))
+    view = site.by(ANN, "GET", "/metalhub/api/users/ann/sessions")
+    before = eventually(lambda: site.by(ANN, "GET", "/metalhub/api/users/ann/sessions").json()["sessions"][0].get("left"))
     assert view.ok and before > 0
-    site.ask("cli", "PATCH", f"{API}/small", json={"idle_stop": "0s", "max_session": "1h"})
-    eventually(lambda: site.ask(ANN, "GET", "/metalhub/api/users/ann/sessions").json()["sessions"][0].get("left", 9999) <= 3600)
+    site.by("cli", "PATCH", f"{API}/small", json={"idle_stop": "0s", "max_session": "1h"})
+    eventually(lambda: site.by(ANN, "GET", "/metalhub/api/users/ann/sessions").json()["sessions"][0].get("left", 9999) <= 3600)
     site.hub.api("DELETE", "/users/ann/server")
     eventually(lambda: not site.engine.services)
 
 
 def test_a_profile_made_at_runtime_is_there_until_it_is_deleted(site: Site) -> None:
-    made = site.ask("cli", "POST", API, json={**LARGE, "name": "brief", "title": "Brief", "max_session": "1h", "idle_stop": "2h"})
+    made = site.by("cli", "POST", API, json={**LARGE, "name": "brief", "title": "Brief", "max_session": "1h", "idle_stop": "2h"})
     assert made.status_code == 201 and "before it can be idle that long" in made.json()["doubts"][0]
-    assert site.ask("cli", "POST", API, json={**LARGE, "name": "brief", "title": "Brief 2"}).status_code == 409
+    assert site.by("cli", "POST", API, json={**LARGE, "name": "brief", "title": "Brief 2"}).status_code == 409
     site.hub.spawn(ANN, profile="brief")
     eventually(lambda: (site.hub.server(ANN) or {}).get("ready"))
-    refused = site.ask("cli", "DELETE", f"{API}/brief")
+    refused = site.by("cli", "DELETE", f"{API}/brief")
     assert refused.status_code == 409 and "Sessions of brief run: ann" in refused.json()["message"]
     site.hub.api("DELETE", "/users/ann/server")
     eventually(lambda: site.hub.server(ANN) is None)
-    assert site.ask("cli", "DELETE", f"{API}/brief").status_code == 204
+    assert site.by("cli", "DELETE", f"{API}/brief").status_code == 204
     refused = site.hub.spawn(ANN, profile="brief")
     assert refused.status_code == 403 and "no profile 'brief'" in refused.json()["message"]
     assert len(site.found("profile.created", profile="brief")) == len(site.found("profile.deleted", profile="brief")) == 1
@@ -253,7 +218,7 @@ def change_on(site: Site, asked: list[int], answered: list[int]) -> None:
     with contextlib.suppress(requests.RequestException):
         for number in range(1, 10_000):
             asked.append(number)
-            site.ask("cli", "PATCH", f"{API}/made", json={"max_session": f"{number}m"}).raise_for_status()
+            site.by("cli", "PATCH", f"{API}/made", json={"max_session": f"{number}m"}).raise_for_status()
             answered.append(number)
 
 
@@ -276,22 +241,22 @@ def test_who_is_not_approved_starts_nothing_whichever_way(site: Site, admin: req
     refused = site.hub.spawn(BOB, profile="guarded")
     assert refused.status_code == 403
     assert refused.json()["message"].startswith("“Guarded” needs an administrator's approval.") and "on the start page" in refused.json()["message"]
-    asked = site.ask(BOB, "POST", "/metalhub/api/users/bob/profile-requests", json={"profile": "guarded", "reason": "a <b>paper</b>\nis due"})
+    asked = site.by(BOB, "POST", "/metalhub/api/users/bob/profile-requests", json={"profile": "guarded", "reason": "a <b>paper</b>\nis due"})
     assert asked.status_code == 201 and asked.json() == {"profile": "guarded", "state": "pending"}
-    again = site.ask(BOB, "POST", "/metalhub/api/users/bob/profile-requests", json={"profile": "guarded"})
+    again = site.by(BOB, "POST", "/metalhub/api/users/bob/profile-requests", json={"profile": "guarded"})
     assert again.status_code == 400 and "already" in again.json()["message"]
     assert "has yet to decide" in site.hub.spawn(BOB, profile="guarded").json()["message"]
     page = site.hub.page("/metalhub/requests", admin)
     assert "a &lt;b&gt;paper&lt;/b&gt; is due" in page and '<span class="mh-count">1</span>' in page
     # It survives a killed hub.
     site.restart()
-    (row,) = site.ask("cli", "GET", "/metalhub/api/profile-requests").json()["requests"]
+    (row,) = site.by("cli", "GET", "/metalhub/api/profile-requests").json()["requests"]
     assert (row["user"], row["profile"], row["state"], row["reason"]) == ("bob", "guarded", "pending", "a <b>paper</b> is due")
     site.json("profile", "approve", "bob", "guarded", "--for", "3s", "--reason", "welcome")
     assert site.hub.spawn(BOB, profile="guarded").status_code in (201, 202)
     eventually(lambda: (site.hub.server(BOB) or {}).get("ready"))
     # What runs goes on when the approval ends.
-    eventually(lambda: site.ask("cli", "GET", "/metalhub/api/profile-requests").json()["requests"][0]["state"] == "ended")
+    eventually(lambda: site.by("cli", "GET", "/metalhub/api/profile-requests").json()["requests"][0]["state"] == "ended")
     assert site.hub.server(BOB)
     site.hub.api("DELETE", "/users/bob/server")
     eventually(lambda: site.hub.server(BOB) is None)
@@ -329,10 +294,10 @@ def test_nobody_inherits_an_approval_with_a_name(site: Site) -> None:
     ],
 )
 def test_a_bad_decision_has_one_message(site: Site, body: dict[str, Any], words: str) -> None:
-    before = site.ask("cli", "GET", "/metalhub/api/profile-requests").json()
-    answer = site.ask("cli", "PUT", "/metalhub/api/profile-requests/bob/guarded", json=body)
+    before = site.by("cli", "GET", "/metalhub/api/profile-requests").json()
+    answer = site.by("cli", "PUT", "/metalhub/api/profile-requests/bob/guarded", json=body)
     assert answer.status_code == 400 and words in answer.json()["message"], answer.text
-    assert site.ask("cli", "GET", "/metalhub/api/profile-requests").json() == before
+    assert site.by("cli", "GET", "/metalhub/api/profile-requests").json() == before
 
 
 @pytest.mark.parametrize(
@@ -347,7 +312,7 @@ def test_a_bad_decision_has_one_message(site: Site, body: dict[str, Any], words:
     ],
 )
 def test_a_bad_request_has_one_message(site: Site, body: Any, status: int, words: str) -> None:
-    answer = site.ask(ANN, "POST", "/metalhub/api/users/ann/profile-requests", json=body)
+    answer = site.by(ANN, "POST", "/metalhub/api/users/ann/profile-requests", json=body)
     assert answer.status_code == status and words in answer.json()["message"], answer.text
 
 
@@ -433,19 +398,21 @@ def test_the_inventory_wins_at_the_next_converge_and_what_is_no_longer_there_is_
     site.json("profile", "set", "made", "egress=packages", "max_session=3h")
     site.restart()
     assert site.fields("small")["max_session"] == "12h", "the same document: nobody converged"
-    raw = site.raw()
-    raw["quota_notice"] = "6m"
-    raw["images"]["lab2"] = {}
-    raw["profiles"] = {name: {**each, "egress": "internal"} for name, each in raw["profiles"].items()}
-    del raw["egress_classes"]["packages"]
+
+    def edit(raw: dict[str, Any]) -> None:
+        raw["quota_notice"] = "6m"
+        raw["images"]["lab2"] = {}
+        raw["profiles"] = {name: {**each, "egress": "internal"} for name, each in raw["profiles"].items()}
+        del raw["egress_classes"]["packages"]
+
     site.hub.kill()
-    site.write(raw)
+    site.change(edit)
     site.hub.start()
     small = site.fields("small")
     assert (small["max_session"], small["background_limit"]) == ("8h", "1h")
     assert site.found("profile.converged")[-1] == {"actor": "hub", "dropped": ["small.max_session"]}
     assert "The inventory wins over profiles.small.max_session, which olga had changed" in (site.directory / "hub.log").read_text()
-    made = site.ask("cli", "GET", f"{API}/made").json()
+    made = site.by("cli", "GET", f"{API}/made").json()
     assert "profiles.made.egress" in made["broken"] and "'packages'" in made["broken"] and made["fields"]["max_session"] == "3h"
     assert "broken" in next(line for line in site.cli("profile", "list").stdout.splitlines() if line.startswith("made "))
     room = admin.get(f"{site.hub.url}/metalhub/room", timeout=10).json()["made"]
@@ -462,7 +429,7 @@ def test_a_file_that_nobody_understands_is_set_aside(site: Site) -> None:
         (site.directory / name).write_text("{ half")
     site.hub.start()
     assert "made" not in [row["name"] for row in site.json("profile", "list")]
-    assert site.ask("cli", "GET", "/metalhub/api/profile-requests").json() == {"requests": []}
+    assert site.by("cli", "GET", "/metalhub/api/profile-requests").json() == {"requests": []}
     for name in ("profiles.json", "approvals.json"):
         assert (site.directory / f"{name}.unreadable").read_text() == "{ half"
 

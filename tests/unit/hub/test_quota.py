@@ -406,7 +406,7 @@ def test_a_database_that_is_locked(make: Callable[..., Site], monkeypatch: pytes
         raise LedgerError("database is locked")
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger.Ledger, "_do", locked)
+        patch.setattr(ledger.Ledger, "do", locked)
         site.wall, site.steady = site.wall + 5, site.steady + 5
         site.quota.end(one)
         with pytest.raises(Refused) as caught:

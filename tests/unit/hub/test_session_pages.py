@@ -4,99 +4,75 @@ from __future__ import annotations
 
 import html
 import json
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-import yaml
-from aiohttp import web
-from conftest import FakeEngine, FakeSession, Served
-from test_hub import PASSWORD, TOKEN, Hub, eventually, log_in
+from test_audit_hub import Site as Commanded
+from test_hub import eventually
+from world import world
 
-READER, OPERATOR = "d" * 40, "e" * 40
-Act = Callable[[], Any]
+READER, OPERATOR = "f" * 40, "e" * 40
 
 
-class Site:
-    """A hub with two users and a session of each, and the ways to come in."""
+class Site(Commanded):
+    """A hub with two users and a session of each."""
 
-    def __init__(self, hub: Hub) -> None:
-        self.hub = hub
-        self.jars: dict[str, requests.Session] = {}
+    def __init__(self, directory: Path, traefik: int) -> None:
+        super().__init__(directory, traefik)
+        self.change(lambda raw: raw.update(cull_every="1s"))
+        self.change(lambda raw: raw["session"].update(stop_notice="2s"))
+        self.service("reader", READER, "read:servers")
+        self.service("operator", OPERATOR, "servers")
+        self.mint()
 
-    def cookies(self, name: str) -> requests.Session:
-        if name not in self.jars:
-            self.jars[name] = log_in(self.hub, name, PASSWORD)
-        return self.jars[name]
+    def people(self) -> None:
+        """Have the users and their sessions."""
+        for name in ("ann", "bob"):
+            self.hub.api("POST", f"/users/{name}")
+            self.sign_up(name)
+            self.approve(name)
+            self.running(name, profile="small")
 
-    def token(self, name: str) -> str:
-        made = self.hub.api("POST", f"/users/{name}/tokens", json={"note": "test"})
-        return str(made.json()["token"])
-
-    def forgery(self, name: str) -> dict[str, str]:
-        page = self.cookies(name).get(f"{self.hub.url}/home", timeout=10).text
-        return {"X-XSRFToken": page.split('xsrf_token: "')[1].split('"')[0]}
+    def caller(self, who: str) -> tuple[requests.Session, dict[str, str]]:
+        """Whoever a line of a table names, as a client and its headers."""
+        client, headers = requests.Session(), {"Content-Type": "application/json"}
+        kind, _, name = who.partition(" ")
+        if kind == "cookie":
+            name, _, forged = name.partition(", ")
+            client = self.cookies(name)
+            headers |= {} if forged else self.forgery(name)
+        elif kind == "token":
+            headers["Authorization"] = f"token {self.token(name)}"
+        elif kind != "nobody":
+            headers["Authorization"] = "token " + {"reader": READER, "operator": OPERATOR}.get(kind, "0" * 40)
+        return client, headers
 
     def audit(self, state: str) -> list[dict[str, Any]]:
-        lines = (self.hub.directory / "audit.jsonl").read_text().splitlines()
-        events = [event for event in map(json.loads, lines) if event["kind"] == f"session.{state}"]
-        return [{**event["facts"], "at": event["at"]} for event in events]
+        return [{**event["facts"], "at": event["at"]} for event in self.events() if event["kind"] == f"session.{state}"]
 
     def view(self, user: str) -> dict[str, Any]:
-        headers = {"Authorization": f"token {READER}"}
-        answer = requests.get(f"{self.hub.url}/metalhub/api/users/{user}/sessions", headers=headers, timeout=10)
+        answer = self.ask(READER, f"/metalhub/api/users/{user}/sessions")
         found: dict[str, Any] = next(session for session in answer.json()["sessions"] if session["name"] == "")
         return found
 
 
-@pytest.fixture(scope="module")
-def module_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("hub")
-
-
-@pytest.fixture(scope="module")
-def site(module_path: Path) -> Iterator[Site]:
-    async def traefik(request: web.Request) -> web.Response:
-        return web.json_response({"status": "enabled"})
-
-    engine, session = FakeEngine(str(module_path / "engine.sock")), FakeSession()
-    with engine.served, session.served, Served(traefik) as served:
-        engine.port = session.served.port
-        hub = Hub(module_path, served.port)
-        raw = yaml.safe_load((module_path / "hub.yml").read_text())
-        raw["cull_every"] = "1s"
-        raw["session"]["stop_notice"] = "2s"
+def prepare(made: Site) -> None:
+    def edit(raw: dict[str, Any]) -> None:
         raw["profiles"]["small"] |= {"extension": "90m"}
         raw["profiles"]["brief"] = raw["profiles"]["small"] | {"title": "Brief", "idle_stop": "4s", "default": False, "extension": "0s"}
-        (module_path / "hub.yml").write_text(yaml.safe_dump(raw, sort_keys=False))
-        config = module_path / "config.py"
-        config.write_text(
-            config.read_text()
-            .replace("'admin:groups']}]", "'admin:groups', 'tokens', 'admin:users', 'read:roles']}, ROLES]")
-            .replace("ROLES", "{'name': 'reader', 'services': ['reader'], 'scopes': ['read:servers']}, "
-                     "{'name': 'operator', 'services': ['operator'], 'scopes': ['servers']}")
-            .replace("'api_token': '" + TOKEN + "'}]", "'api_token': '" + TOKEN + "'}, "
-                     f"{{'name': 'reader', 'api_token': '{READER}'}}, {{'name': 'operator', 'api_token': '{OPERATOR}'}}]")
-        )  # fmt: skip
-        hub.start()
-        for name in ("ann", "bob"):
-            hub.api("POST", f"/users/{name}")
-            jar = requests.Session()
-            token = jar.get(f"{hub.url}/signup", timeout=10).text.split('name="_xsrf" value="')[1].split('"')[0]
-            fields = {"username": name, "signup_password": PASSWORD, "signup_password_confirmation": PASSWORD, "_xsrf": token}
-            jar.post(f"{hub.url}/signup", data=fields, timeout=10)
-        one = Site(hub)
-        for name in ("ann", "bob"):
-            one.cookies("admin").get(f"{hub.url}/authorize/{name}", headers={"Sec-Fetch-Site": "same-origin"}, timeout=10)
-            assert hub.spawn(name, profile="small").status_code in (201, 202)
-            eventually(lambda name=name: (hub.server(name) or {}).get("ready"))
-        yield one
-        if hub.process and hub.process.poll() is None:
-            hub.kill(signal.SIGTERM)
+
+    made.change(edit)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with world(tmp_path_factory.mktemp("hub"), prepare, Site) as made:
+        made.people()
+        yield made
 
 
 CASES = [
@@ -133,16 +109,7 @@ CASES = [
 
 @pytest.mark.parametrize(("who", "method", "path", "status"), CASES)
 def test_who_may_see_and_touch_what(site: Site, who: str, method: str, path: str, status: int) -> None:
-    client, headers = requests.Session(), {"Content-Type": "application/json"}
-    kind, _, name = who.partition(" ")
-    if kind == "cookie":
-        name, _, forged = name.partition(", ")
-        client = site.cookies(name)
-        headers |= {} if forged else site.forgery(name)
-    elif kind == "token":
-        headers["Authorization"] = f"token {site.token(name)}"
-    elif kind != "nobody":
-        headers["Authorization"] = "token " + {"reader": READER, "operator": OPERATOR}.get(kind, "f" * 40)
+    client, headers = site.caller(who)
     data = json.dumps({"by": "1m"}) if method == "POST" and "notice" not in path else None
     answer = client.request(method, f"{site.hub.url}/metalhub/{path}", data=data, headers=headers, timeout=10, allow_redirects=False)
     assert answer.status_code == status, answer.text

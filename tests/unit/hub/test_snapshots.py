@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 import yaml
 from aiohttp import web
-from conftest import FakeEngine, FakeSession, Served
+from conftest import Served
 from metalhub_hub.core import snapshot_plan
 from metalhub_hub.snapshots import WHY
-from test_hub import PACKAGE, PASSWORD, TOKEN, Hub, eventually, log_in
+from test_audit_hub import Site as Commanded
+from test_hub import TOKEN, eventually
+from world import world
 
-CLI, READER, OPERATOR = "d" * 40, "e" * 40, "f" * 40
+READER, OPERATOR = "e" * 40, "f" * 40
 NEVER = "20260131T180000Z-idle"
 
 
@@ -68,52 +67,16 @@ class FakeStorage:
         return web.json_response({"home": home, "restored": body["snapshot"], "before": before, "settle_seconds": self.settle})
 
 
-class Site:
-    """A hub with its storage, engine and command line, and the ways to come in."""
+class Site(Commanded):
+    """A hub with its storage."""
 
-    def __init__(self, directory: Path, traefik: int) -> None:
-        self.directory, self.storage = directory, FakeStorage()
-        self.engine, self.session = FakeEngine(str(directory / "engine.sock")), FakeSession()
-        self.hub = Hub(directory, traefik)
-        self.jars: dict[str, requests.Session] = {}
-        (directory / "cli").write_text(CLI)
-        services = f"[{{'name': 'reader', 'api_token': {READER!r}}}, {{'name': 'operator', 'api_token': {OPERATOR!r}}}]"
-        with (directory / "config.py").open("r+") as file:
-            text = file.read().replace("c.JupyterHub.services = ", "c.JupyterHub.services += ")
-            file.seek(0)
-            file.write(
-                text.replace("c.JupyterHub.load_roles = ", "c.JupyterHub.load_roles += ")
-                + f"c.JupyterHub.services += {services}\n"
-                "c.JupyterHub.load_roles += [{'name': 'reader', 'services': ['reader'], 'scopes': ['read:servers']}, "
-                "{'name': 'operator', 'services': ['operator'], 'scopes': ['servers']}, "
-                "{'name': 'minter', 'services': ['test'], 'scopes': ['tokens']}]\n"
-            )
+    storage: FakeStorage
 
-    def settings(self) -> None:
-        """Once the storage has its port."""
-        document = self.directory / "hub.yml"
-        raw = yaml.safe_load(document.read_text())
-        raw |= {"cli_token_file": str(self.directory / "cli"), "cull_every": "1s"}
-        raw["storage"] = {"url": f"http://127.0.0.1:{self.storage.served.port}"}
-        raw["session"]["stop_notice"] = "1s"
-        raw["profiles"]["brief"] = raw["profiles"]["small"] | {"title": "Brief", "idle_stop": "2s", "default": False}
-        document.write_text(yaml.safe_dump(raw, sort_keys=False))
-
-    def cookies(self, name: str) -> requests.Session:
-        if name not in self.jars:
-            self.jars[name] = log_in(self.hub, name, PASSWORD)
-        return self.jars[name]
-
-    def audit(self, kind: str, **facts: Any) -> list[dict[str, Any]]:
-        events = map(json.loads, (self.directory / "audit.jsonl").read_text().splitlines())
-        return [event["facts"] for event in events if event["kind"] == kind and facts.items() <= event["facts"].items()]
-
-    def ask(self, method: str, path: str, token: str = OPERATOR, **more: Any) -> requests.Response:
-        headers = {"Authorization": f"token {token}"} if token else {}
-        return requests.request(method, f"{self.hub.url}/metalhub/api/users/{path}", headers=headers, timeout=30, **more)
+    def call(self, method: str, path: str, token: str = OPERATOR, **more: Any) -> requests.Response:
+        return self.ask(token, f"/metalhub/api/users/{path}", method, **more)
 
     def listed(self, user: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.ask("GET", f"{user}/snapshots", READER).json()
+        found: dict[str, Any] = self.call("GET", f"{user}/snapshots", READER).json()
         return found
 
     def causes(self, user: str) -> list[str]:
@@ -129,39 +92,33 @@ class Site:
         assert requests.delete(f"{self.hub.url}/api/users/{user}/server", headers=headers, timeout=30).ok
         eventually(lambda: self.hub.server(user) is None)
 
-    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        variables = {"METALHUB_HUB_CONFIG": str(self.directory / "hub.yml"), "PYTHONPATH": str(PACKAGE), "SUDO_USER": "olga"}
-        return subprocess.run(
-            [sys.executable, "-P", "-m", "metalhub_hub.cli", "snapshot", *arguments],
-            env={**os.environ, **variables}, capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    async def traefik(request: web.Request) -> web.Response:
-        return web.json_response({"status": "enabled"})
+    storage = FakeStorage()
 
-    with Served(traefik) as served:
-        made = Site(tmp_path_factory.mktemp("hub"), served.port)
-        with made.engine.served, made.session.served, made.storage.served:
-            made.engine.port = made.session.served.port
-            made.settings()
-            made.hub.start()
-            for name in ("ann", "bob", "cleo", "dan", "eli", "fay"):
-                made.hub.api("POST", f"/users/{name}")
-            yield made
-            made.hub.kill()
+    def edit(raw: dict[str, Any]) -> None:
+        raw |= {"cull_every": "1s", "storage": {"url": f"http://127.0.0.1:{storage.served.port}"}}
+        raw["session"]["stop_notice"] = "1s"
+        raw["profiles"]["brief"] = raw["profiles"]["small"] | {"title": "Brief", "idle_stop": "2s", "default": False}
+
+    def prepare(made: Site) -> None:
+        made.storage = storage
+        made.change(edit)
+        made.service("reader", READER, "read:servers")
+        made.service("operator", OPERATOR, "servers")
+        made.mint()
+
+    with storage.served, world(tmp_path_factory.mktemp("hub"), prepare, Site) as made:
+        for name in ("ann", "bob", "cleo", "dan", "eli", "fay"):
+            made.hub.api("POST", f"/users/{name}")
+        yield made
 
 
 @pytest.fixture(autouse=True)
 def healthy(site: Site) -> Iterator[None]:
     yield
     site.storage.keep, site.storage.settle, site.storage.refuse, site.storage.hold = 3, 0, 0, False
-
-
-def token(site: Site, name: str) -> str:
-    return str(site.hub.api("POST", f"/users/{name}/tokens", json={"note": "test"}).json()["token"])
 
 
 @pytest.mark.parametrize(
@@ -197,9 +154,9 @@ def test_who_may_see_take_and_restore(site: Site, who: str, method: str, path: s
         scopes = ["users:activity!user", "access:servers!user"]
         given = str(site.hub.api("POST", "/users/ann/tokens", json={"scopes": scopes}).json()["token"])
     else:
-        given = {"nobody": "", "reader": READER, "operator": OPERATOR}.get(who) or (token(site, who) if who != "nobody" else "")
+        given = {"nobody": "", "reader": READER, "operator": OPERATOR}.get(who) or (site.token(who) if who != "nobody" else "")
     before = len(site.storage.asked)
-    answer = site.ask(method, path, given, **({"json": {}} if method == "POST" else {}))
+    answer = site.call(method, path, given, **({"json": {}} if method == "POST" else {}))
     assert answer.status_code == status, answer.text
     if status == 403 or who == "bob":
         assert len(site.storage.asked) == before and "time" not in answer.text
@@ -217,7 +174,7 @@ def test_the_page_of_the_user_is_not_forged(site: Site) -> None:
 
 @pytest.mark.parametrize("body", [{"cause": "idle"}, [1], "x"])
 def test_there_is_nothing_to_choose(site: Site, body: object) -> None:
-    answer = site.ask("POST", "ann/snapshots", json=body)
+    answer = site.call("POST", "ann/snapshots", json=body)
     assert answer.status_code == 400 and answer.json()["message"]
 
 
@@ -227,14 +184,14 @@ def test_an_idle_session_leaves_a_snapshot(site: Site) -> None:
     eventually(lambda: site.causes("cleo") == ["idle"])
     (found,) = site.listed("cleo")["snapshots"]
     assert found["why"] == WHY["idle"] and found["size"] == "3G" and found["time"].endswith("Z")
-    (facts,) = site.audit("snapshot.taken", user="cleo")
+    (facts,) = site.found("snapshot.taken", user="cleo")
     assert (facts["cause"], facts["actor"], facts["snapshot"]) == ("idle", "hub", found["name"])
     # The files are at rest by then.
     assert not site.engine.services
 
 
 def test_each_end_leaves_one_and_a_start_that_fails_none(site: Site) -> None:
-    for asked, cause in ((token(site, "dan"), "user"), (OPERATOR, "admin")):
+    for asked, cause in ((site.token("dan"), "user"), (OPERATOR, "admin")):
         site.run("dan")
         site.stop("dan", asked)
         eventually(lambda cause=cause: site.causes("dan")[:1] == [cause])
@@ -253,14 +210,14 @@ def test_each_end_leaves_one_and_a_start_that_fails_none(site: Site) -> None:
 @pytest.mark.parametrize("status", [500, 507])
 def test_a_snapshot_that_fails_blocks_nothing_and_is_told(site: Site, status: int) -> None:
     site.run("eli")
-    site.storage.refuse, before = status, len(site.audit("snapshot.failed", user="eli"))
+    site.storage.refuse, before = status, len(site.found("snapshot.failed", user="eli"))
     site.stop("eli")
-    eventually(lambda: len(site.audit("snapshot.failed", user="eli")) > before)
+    eventually(lambda: len(site.found("snapshot.failed", user="eli")) > before)
     site.storage.refuse = 0
     missed = eventually(lambda: site.listed("eli")["missed"])
     assert missed.startswith("No snapshot could be taken when your last session ended. The storage ")
     assert ("too full (this is what the storage says); tell an administrator" in missed) == (status == 507)
-    assert "this is what the storage says" in site.audit("snapshot.failed", user="eli")[-1]["detail"]
+    assert "this is what the storage says" in site.found("snapshot.failed", user="eli")[-1]["detail"]
     site.run("eli")
     site.stop("eli")
     eventually(lambda: site.listed("eli")["missed"] == "")
@@ -269,22 +226,22 @@ def test_a_snapshot_that_fails_blocks_nothing_and_is_told(site: Site, status: in
 def test_a_home_is_restored_only_while_no_session_uses_it(site: Site) -> None:
     site.run("bob")
     site.run("bob", "two")
-    name = site.ask("POST", "bob/snapshots", json={}).json()["name"]
+    name = site.call("POST", "bob/snapshots", json={}).json()["name"]
     address = f"bob/snapshots/{name}/restore"
     restored = lambda: [path for _, path in site.storage.asked if path == "/homes/bob/restore"]  # noqa: E731
     assert site.listed("bob")["busy"]
     for _ in range(2):
-        answer = site.ask("POST", address, json={})
+        answer = site.call("POST", address, json={})
         assert answer.status_code == 409 and "stop all sessions first" in answer.json()["message"]
         assert not restored()
         if site.hub.server("bob"):
             site.stop("bob")
     assert site.hub.api("DELETE", "/users/bob/servers/two").ok
     eventually(lambda: site.hub.server("bob", "two") is None)
-    done = site.ask("POST", address, json={})
+    done = site.call("POST", address, json={})
     assert done.status_code == 200 and "kept as a snapshot" in done.json()["message"]
     assert len(restored()) == 1 and not site.listed("bob")["busy"]
-    (facts,) = site.audit("snapshot.restored", user="bob")
+    (facts,) = site.found("snapshot.restored", user="bob")
     assert (facts["actor"], facts["snapshot"], facts["before"]) == ("service:operator", name, done.json()["before"])
     assert site.causes("bob")[0] == snapshot_plan.BEFORE_RESTORE
 
@@ -292,7 +249,7 @@ def test_a_home_is_restored_only_while_no_session_uses_it(site: Site) -> None:
 @pytest.mark.parametrize("wait", ["under way", "settling"])
 def test_a_start_waits_until_a_home_is_restored(site: Site, wait: str) -> None:
     site.storage.homes.setdefault("fay", [])
-    name = site.ask("POST", "fay/snapshots", json={}).json()["name"]
+    name = site.call("POST", "fay/snapshots", json={}).json()["name"]
     site.storage.hold, site.storage.settle = wait == "under way", 3 if wait == "settling" else 0
     address = f"{site.hub.url}/metalhub/api/users/fay/snapshots/{name}/restore"
     with subprocess.Popen(["curl", "-sS", "-X", "POST", "-H", f"Authorization: token {OPERATOR}", address], stdout=subprocess.PIPE) as asking:
@@ -301,7 +258,7 @@ def test_a_start_waits_until_a_home_is_restored(site: Site, wait: str) -> None:
             asking.wait(10)
         site.storage.asked.clear()
         assert site.hub.spawn("fay").status_code in (201, 202)
-        again = site.ask("POST", f"fay/snapshots/{name}/restore", json={})
+        again = site.call("POST", f"fay/snapshots/{name}/restore", json={})
         assert again.status_code == 409 and "just now" in again.json()["message"]
         time.sleep(0.5)
         assert ("PUT", "/homes/fay") not in site.storage.asked
@@ -315,10 +272,10 @@ def test_a_start_waits_until_a_home_is_restored(site: Site, wait: str) -> None:
 def test_a_restore_that_fails_is_told_and_leaves_the_home_open(site: Site) -> None:
     for status, code, words in ((500, 503, "does not answer"), (507, 503, "too full"), (409, 409, "tell an administrator")):
         site.storage.refuse = status
-        answer = site.ask("POST", f"cleo/snapshots/{NEVER}/restore", json={})
+        answer = site.call("POST", f"cleo/snapshots/{NEVER}/restore", json={})
         assert answer.status_code == code and words in answer.json()["message"], answer.text
     site.storage.refuse = 0
-    assert site.audit("snapshot.failed", user="cleo", cause="restore")
+    assert site.found("snapshot.failed", user="cleo", cause="restore")
     site.run("cleo")
     site.stop("cleo")
 
@@ -327,23 +284,23 @@ def test_where_none_are_kept_the_reason_is_said(site: Site) -> None:
     site.storage.keep = 0
     found = site.listed("ann")
     assert not found["offered"] and "an administrator has turned them off" in found["reason"]
-    answer = site.ask("POST", "ann/snapshots", json={})
+    answer = site.call("POST", "ann/snapshots", json={})
     assert answer.status_code == 409 and "turned them off" in answer.json()["message"]
     site.run("ann")
     site.stop("ann")
     time.sleep(0.5)
-    assert site.listed("ann")["missed"] == "" and not site.audit("snapshot.failed", user="ann", cause="admin")
+    assert site.listed("ann")["missed"] == "" and not site.found("snapshot.failed", user="ann", cause="admin")
 
 
 def test_the_command_line(site: Site) -> None:
     site.storage.homes["ann"] = []
-    assert site.cli("list", "ann").stdout.split() == ["SNAPSHOT", "TAKEN", "SIZE", "ITS", "OWN", "CAUSE"]
-    taken = json.loads(site.cli("take", "ann", "--json").stdout)
+    assert site.cli("snapshot", "list", "ann").stdout.split() == ["SNAPSHOT", "TAKEN", "SIZE", "ITS", "OWN", "CAUSE"]
+    taken = json.loads(site.cli("snapshot", "take", "ann", "--json").stdout)
     assert taken["cause"] == "asked"
-    assert taken["name"] in site.cli("list", "ann").stdout
-    done = site.cli("restore", "ann", taken["name"])
+    assert taken["name"] in site.cli("snapshot", "list", "ann").stdout
+    done = site.cli("snapshot", "restore", "ann", taken["name"])
     assert done.returncode == 0 and done.stdout.startswith(f"restored {taken['name']}; what was there until now is 2"), done
-    (facts,) = site.audit("snapshot.restored", user="ann")
+    (facts,) = site.found("snapshot.restored", user="ann")
     assert (facts["actor"], facts["operator"]) == ("service:metalhub-cli", "olga")
     for arguments, words in (
         (("list", "zoe"), "there is no user 'zoe'"),
@@ -351,10 +308,10 @@ def test_the_command_line(site: Site) -> None:
         (("restore", "ann", "yesterday"), "There is no such snapshot."),
         (("restore", "ann", NEVER), "has no snapshot"),
     ):
-        done = site.cli(*arguments)
+        done = site.cli("snapshot", *arguments)
         assert done.returncode == 1 and words in done.stderr, done
     site.storage.keep, site.storage.homes["ann"] = 0, []
-    done = site.cli("list", "ann")
+    done = site.cli("snapshot", "list", "ann")
     assert done.returncode == 1 and "turned them off" in done.stderr
 
 
@@ -369,5 +326,5 @@ def test_without_a_storage_service_there_are_none(site: Site) -> None:
     found = site.listed("ann")
     assert not found["offered"] and "does not manage" in found["reason"] and found["snapshots"] == []
     for path in ("ann/snapshots", f"ann/snapshots/{NEVER}/restore"):
-        answer = site.ask("POST", path, json={})
+        answer = site.call("POST", path, json={})
         assert answer.status_code == 409 and "does not manage" in answer.json()["message"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from conftest import FakeEngine, FakeSession, Served, document, make_node
+from conftest import GIB, FakeEngine, FakeSession, Served, document, make_node
 from jupyterhub import orm
 from metalhub_hub import admission, config, egress, platform
 from metalhub_hub.core.accounts import Invitation
@@ -203,6 +203,15 @@ async def test_a_dead_session_is_removed_and_its_page_says_why(
     later = restarted(spawner)
     assert words in later.ending() and "home is intact" in later.ending()
     assert await later.poll() == 0
+
+
+async def test_what_an_older_hub_wrote_of_a_sessions_end_is_told(spawner: Here) -> None:
+    at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    written = {"session": "mh-ann-default-1", "cause": "memory", "code": 137, "profile": "gone", "memory": 3 * GIB, "at": at}
+    assert "its memory limit of 3G" in make(spawner.platform, {"ended": written}).ending()
+    found = make(spawner.platform, {"ended": {**written, "held": [2 * GIB, 3 * GIB, 1]}})
+    assert "out of memory at 2 of 3 GiB" in found.ending()
+    assert restarted(found).ending() == found.ending()
 
 
 async def test_a_replaced_task_is_another_session(spawner: Here, engine: FakeEngine) -> None:

@@ -35,7 +35,7 @@ def prepare(made: Site) -> None:
         )
     )
     made.configure("from metalhub_hub import quota", "quota.TICK = 0.5")
-    made.configure("c.JupyterHub.load_roles += [{'name': 'minter', 'services': ['test'], 'scopes': ['tokens']}]")
+    made.mint()
     made.service("auditor", AUDITOR, "admin-ui", "read:users", "read:metrics")
     made.service("nobody", NOBODY)
     book = Ledger(f"sqlite:///{made.directory}/jupyterhub.sqlite", "before")
@@ -54,7 +54,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with world(tmp_path_factory.mktemp("hub"), prepare, Site) as made:
         for name in ("bob", "cut"):
             made.hub.api("POST", f"/users/{name}")
-        made.bob = made.hub.api("POST", "/users/bob/tokens", json={"note": "a test"}).json()["token"]
+        made.bob = made.token("bob")
         yield made
 
 

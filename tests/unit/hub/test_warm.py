@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from conftest import FakeEngine, FakeNode, FakeSession, document
-from metalhub_hub import config, platform, spawner, warm
+from metalhub_hub import config, platform, service, spawner, warm
 from metalhub_hub.core import node_service, warm_pool
 from test_spawner import Routes, make, restarted, start
 
@@ -78,6 +78,7 @@ async def world(tmp_path: Path, engine: FakeEngine, session: WarmSession, agent:
     host.proxy = Routes()
     yield host
     await host.warm.close()
+    await host.agents.close()
     await host.engine.close()
     await host.homes.close()
     host.quota.close()
@@ -152,9 +153,9 @@ async def test_what_goes_wrong_ends_in_an_ordinary_start(
 async def test_it_yields_its_room(world: platform.Platform, engine: FakeEngine) -> None:
     engine.nodes = engine.nodes[:1]  # two places for a processor each
     (name,) = await filled(world)
-    snapshot = await world.cluster.snapshot(0.0)
     flavor = world.document.flavors["small"]
-    assert snapshot.room("cpu", flavor).places == 1 and snapshot.without(world.warm.names()).room("cpu", flavor).places == 2
+    assert (await world.cluster.snapshot(0.0)).room("cpu", flavor).places == 1
+    assert (await world.snapshot_for_starts()).room("cpu", flavor).places == 2
     for number in range(2):
         one = make(world)
         one.user.groups = [type("Group", (), {"name": "clinical"})]
@@ -183,6 +184,28 @@ async def test_after_a_change_of_the_image_it_is_made_anew(world: platform.Platf
     await asyncio.sleep(1.1)
     await world.warm.tick()
     assert old not in world.warm.names()
+
+
+async def test_what_they_are_made_from_is_worked_out_again_where_it_changed_only(
+    world: platform.Platform, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (old,) = await filled(world)
+    looks: list[str] = []
+    spec = service.warm_spec
+
+    def watched(*arguments: Any, **facts: Any) -> dict[str, Any]:
+        looks.append(facts["name"])
+        return spec(*arguments, **facts)
+
+    monkeypatch.setattr(service, "warm_spec", watched)
+    for _ in range(3):
+        await world.warm.tick()
+    assert looks == [] and world.warm.names() == {old}
+    world.profiles.change("small", {"environment": {"GREETING": "hello"}}, "change", "admin")
+    await world.warm.tick()
+    assert old not in world.warm.names(), "nobody gets one without it"
+    (new,) = await filled(world)
+    assert looks == ["", new]
 
 
 async def test_one_that_does_not_become_ready_is_not_tried_for_ever(

@@ -15,42 +15,20 @@ import pytest
 from conftest import FakeEngine, FakeNode, make_node, refusal
 from metalhub_hub import config, egress, node_client
 from metalhub_hub.cluster import Cluster
-from metalhub_hub.engine import Engine, Tls
+from world import Pair
 
 SQUID, RESOLVER = "metalhub-squid@packages.service", "metalhub-resolver@_node.service"
 NOW = datetime(2026, 1, 2, 12, tzinfo=timezone.utc)
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.time = 100.0
-
-    def __call__(self) -> float:
-        return self.time
-
-
-class World:
-    """Two nodes, the engine that lists them, and the hub's client."""
-
+class World(Pair):
     def __init__(self, pki: Path, engine: FakeEngine, tmp_path: Path) -> None:
-        self.engine = engine
-        self.one = FakeNode(pki, "127.0.0.1")
-        self.two = FakeNode(pki, "127.0.0.2", self.one.port)
-        self.engine.nodes[1]["Status"]["Addr"] = "127.0.0.2"
-        self.clock = Clock()
-        settings = config.Engine((f"unix://{tmp_path}/engine.sock",), "", "", "", 0.3)
-        self.api = Engine(settings, config.Registry("", "", ""))
-        self.hub = self.client(pki, "hub-client")
+        super().__init__(pki, engine, tmp_path)
+        self.hub: egress.Nodes = self.client("hub-client")
 
-    def client(self, pki: Path, name: str) -> egress.Nodes:
-        tls = Tls(str(pki / "ca.crt"), str(pki / f"{name}.crt"), str(pki / f"{name}.key"))
-        return egress.Nodes(self.one.port, Cluster(self.api), tls, self.clock, lambda: NOW)
-
-    async def close(self) -> None:
-        await self.hub.close()
-        await self.api.close()
-        self.one.close()
-        self.two.close()
+    def client(self, name: str) -> egress.Nodes:
+        """The hub's client with a certificate."""
+        return egress.Nodes(self.one.port, Cluster(self.api), self.tls(name), self.clock, lambda: NOW)
 
 
 @pytest.fixture
@@ -169,7 +147,7 @@ async def test_a_cluster_that_does_not_answer_takes_nothing_back(world: World, e
 
 
 async def test_only_the_hub_is_answered_and_only_the_node_is_believed(world: World, pki: Path) -> None:
-    somebody = world.client(pki, "somebody")
+    somebody = world.client("somebody")
     await somebody.look()
     assert "answers 403" in somebody.health["compute1"].words()
     await somebody.close()
@@ -204,12 +182,12 @@ async def test_the_refusals_of_all_nodes_in_one_list(world: World) -> None:
 
 async def test_an_answer_is_kept_for_a_while_whoever_asks(world: World) -> None:
     await asyncio.gather(*(world.hub.report("day") for _ in range(20)))
-    world.clock.time += egress.REPORT_AGE - 1
+    world.seconds += egress.REPORT_AGE - 1
     await world.hub.report("day")
     assert len(world.one.asked) == 1
     await world.hub.report("week")
     assert len(world.one.asked) == 2, "another span is another question"
-    world.clock.time += 2
+    world.seconds += 2
     await world.hub.report("day")
     assert len(world.one.asked) == 3
 
@@ -227,7 +205,7 @@ async def test_nodes_that_tell_no_refusals_are_named(world: World, engine: FakeE
     assert report.rows == ()
     monkeypatch.setattr(node_client, "NODE_BYTES", 2**20)
     world.one.answers["/refusals"] = {"lines": [refusal("x" * 2**20)]}
-    world.clock.time += 60
+    world.seconds += 60
     assert (await world.hub.report("day")).silent["compute1"] == "its answer is larger than 1 MiB"
 
 

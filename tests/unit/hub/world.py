@@ -1,4 +1,4 @@
-"""The real hub between fakes, and the ways to come in: what several tests begin with."""
+"""What several tests begin with: the real hub between fakes and the ways to come in, and two nodes with a service for the hub."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from typing import Any, TypeVar
 import requests
 import yaml
 from aiohttp import web
-from conftest import FakeEngine, FakeSession, Served
+from conftest import FakeEngine, FakeNode, FakeSession, Served
+from metalhub_hub import config
+from metalhub_hub.engine import Engine, Tls
+from metalhub_hub.node_client import NodeClient
 from test_hub import PASSWORD, Hub, eventually, log_in
 
 CLI_TOKEN = "d" * 40
@@ -48,6 +51,18 @@ class World:
             f"c.JupyterHub.services += [{{'name': {name!r}, 'api_token': {token!r}}}]",
             f"c.JupyterHub.load_roles += [{{'name': {name!r}, 'services': [{name!r}], 'scopes': {list(scopes)!r}}}]",
         )
+
+    def mint(self) -> None:
+        """Let ``token`` make tokens."""
+        self.configure("c.JupyterHub.load_roles += [{'name': 'minter', 'services': ['test'], 'scopes': ['tokens']}]")
+
+    def token(self, user: str) -> str:
+        """A new token of a user's own."""
+        return str(self.hub.api("POST", f"/users/{user}/tokens", json={"note": "test"}).json()["token"])
+
+    async def traefik(self, request: web.Request) -> web.Response:
+        """What Traefik's API answers the hub."""
+        return web.json_response({"status": "enabled"})
 
     def sign_up(self, name: str, password: str = PASSWORD) -> None:
         """Ask for a native account."""
@@ -92,7 +107,7 @@ def world(directory: Path, prepare: Callable[[Kind], None] = lambda made: None, 
     """A hub that runs. ``prepare`` has it before its start."""
 
     async def traefik(request: web.Request) -> web.Response:
-        return web.json_response({"status": "enabled"})
+        return await made.traefik(request)
 
     with Served(traefik) as served:
         made = kind(directory, served.port)
@@ -105,3 +120,29 @@ def world(directory: Path, prepare: Callable[[Kind], None] = lambda made: None, 
             finally:
                 if made.hub.process and made.hub.process.poll() is None:
                     made.hub.kill()
+
+
+class Pair:
+    """Two nodes with a service of theirs, and the engine that lists them. ``hub`` is the hub's client of it."""
+
+    hub: NodeClient
+
+    def __init__(self, pki: Path, engine: FakeEngine, directory: Path, node: type[FakeNode] = FakeNode) -> None:
+        self.engine, self._pki = engine, pki
+        self.one = node(pki, "127.0.0.1")
+        self.two = node(pki, "127.0.0.2", self.one.port)
+        engine.nodes[1]["Status"]["Addr"] = "127.0.0.2"
+        self.seconds = 100.0
+        self.api = Engine(config.Engine((f"unix://{directory}/engine.sock",), "", "", "", 0.3), config.Registry("", "", ""))
+
+    def clock(self) -> float:
+        return self.seconds
+
+    def tls(self, name: str = "hub-client") -> Tls:
+        return Tls(str(self._pki / "ca.crt"), str(self._pki / f"{name}.crt"), str(self._pki / f"{name}.key"))
+
+    async def close(self) -> None:
+        await self.hub.close()
+        await self.api.close()
+        self.one.close()
+        self.two.close()

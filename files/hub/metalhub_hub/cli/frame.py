@@ -111,6 +111,13 @@ class Ask:
         for title, text in columns:
             print(f"{title.ljust(width)}  {text(row)}".rstrip())
 
+    def done(self, answer: Any, words: str) -> None:
+        """Print that something was done, or with ``--json`` what the hub answered."""
+        if self.options.json:
+            self.json(answer)
+        else:
+            print(words)
+
     def json(self, data: Any) -> None:
         print(json.dumps(data, ensure_ascii=False, indent=2))
 

@@ -78,10 +78,7 @@ def _empty(ask: Ask, row: dict[str, Any], within: float | None) -> dict[str, Any
 
 def undrain(ask: Ask) -> None:
     row = ask.hub.ask("POST", f"/metalhub/api/nodes/{part(ask.options.node)}/undrain", {})
-    if ask.options.json:
-        ask.json(row)
-    else:
-        print(f"{row['name']} takes sessions again")
+    ask.done(row, f"{row['name']} takes sessions again")
     if row["state"] != "ready":
         print(f"{ask.options.prog}: it is {row['state']} right now", file=sys.stderr)
 

@@ -137,18 +137,12 @@ def change(ask: Ask) -> None:
 
 def delete(ask: Ask) -> None:
     ask.hub.ask("DELETE", f"/metalhub/api/profiles/{part(ask.options.profile)}")
-    if ask.options.json:
-        ask.json({"name": ask.options.profile, "deleted": True})
-    else:
-        print(f"deleted {ask.options.profile}")
+    ask.done({"name": ask.options.profile, "deleted": True}, f"deleted {ask.options.profile}")
 
 
 def converge(ask: Ask) -> None:
     dropped = ask.hub.ask("POST", "/metalhub/api/profiles-converge")["dropped"]
-    if ask.options.json:
-        ask.json(dropped)
-    else:
-        print("\n".join(f"dropped {each['profile']}.{each['field']}" for each in dropped) or "nothing to drop")
+    ask.done(dropped, "\n".join(f"dropped {each['profile']}.{each['field']}" for each in dropped) or "nothing to drop")
 
 
 REQUESTS: list[Column] = [

@@ -76,10 +76,7 @@ def override(ask: Ask) -> None:
 def revoke(ask: Ask) -> None:
     number = legal("id", int, ask.options.id)
     ask.hub.ask("DELETE", f"/metalhub/api/quota/overrides/{part(str(number))}")
-    if ask.options.json:
-        ask.json({"id": number, "revoked": True})
-    else:
-        print(f"ended override {number}")
+    ask.done({"id": number, "revoked": True}, f"ended override {number}")
 
 
 NOUN = Noun(

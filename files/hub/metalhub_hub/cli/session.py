@@ -114,10 +114,7 @@ def stop(ask: Ask) -> None:
         if time.monotonic() > deadline:
             raise Stop(f"the hub was told to stop {ask.options.session!r}, and it still runs after {STOP_WITHIN:g} s")
         time.sleep(0.3)
-    if ask.options.json:
-        ask.json({**found, "state": "stopped"})
-    else:
-        print(f"stopped {ask.options.session}")
+    ask.done({**found, "state": "stopped"}, f"stopped {ask.options.session}")
 
 
 def extend(ask: Ask) -> None:
@@ -138,10 +135,7 @@ def _post(ask: Ask, what: str, body: Any = None) -> None:
     found = find(ask)
     below = f"sessions/{part(found['name'])}" if found["name"] else "session"
     answer = ask.hub.ask("POST", f"/metalhub/api/users/{part(found['user'])}/{below}/{what}", body)
-    if ask.options.json:
-        ask.json(answer)
-    else:
-        print(answer["message"])
+    ask.done(answer, answer["message"])
 
 
 DIAGNOSIS: list[Column] = [

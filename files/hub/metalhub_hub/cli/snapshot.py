@@ -42,10 +42,7 @@ def take(ask: Ask) -> None:
 
 def restore(ask: Ask) -> None:
     done = _ask(ask, "POST", f"/{part(ask.options.snapshot)}/restore")
-    if ask.options.json:
-        ask.json(done)
-    else:
-        print(f"restored {done['restored']}; what was there until now is {done['before']}")
+    ask.done(done, f"restored {done['restored']}; what was there until now is {done['before']}")
 
 
 NOUN = Noun(

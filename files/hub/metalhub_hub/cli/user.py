@@ -97,10 +97,7 @@ def invites(ask: Ask) -> None:
 def uninvite(ask: Ask) -> None:
     number = legal("id", int, ask.options.id)
     ask.hub.ask("DELETE", f"/metalhub/api/invites/{part(str(number))}")
-    if ask.options.json:
-        ask.json({"id": number, "withdrawn": True})
-    else:
-        print(f"took back invitation {number}")
+    ask.done({"id": number, "withdrawn": True}, f"took back invitation {number}")
 
 
 def _batch(path: str) -> str:
@@ -151,10 +148,8 @@ def add(ask: Ask) -> None:
     if path:
         with open(file, "w", encoding="utf-8") as kept_file:
             kept_file.write(_told(made))
-        if ask.options.json:
-            ask.json({"made": [row["name"] for row in made], "kept": kept, "output": path})
-        else:
-            print(f"made {len(made)} accounts; their passwords are in {path}")
+        told = {"made": [row["name"] for row in made], "kept": kept, "output": path}
+        ask.done(told, f"made {len(made)} accounts; their passwords are in {path}")
     elif ask.options.json:
         ask.json(answer)
     else:
@@ -165,19 +160,13 @@ def add(ask: Ask) -> None:
 
 def disable(ask: Ask) -> None:
     answer = ask.hub.ask("POST", f"/metalhub/api/accounts/{part(ask.options.name)}/disable", {"reason": ask.options.reason})
-    if ask.options.json:
-        ask.json(answer)
-    else:
-        ends = f"; {answer['stopping']} sessions end" if answer["stopping"] else ""
-        print(f"disabled {answer['name']}{ends}; the home stays")
+    ends = f"; {answer['stopping']} sessions end" if answer["stopping"] else ""
+    ask.done(answer, f"disabled {answer['name']}{ends}; the home stays")
 
 
 def enable(ask: Ask) -> None:
     answer = ask.hub.ask("POST", f"/metalhub/api/accounts/{part(ask.options.name)}/enable", {})
-    if ask.options.json:
-        ask.json(answer)
-    else:
-        print(f"enabled {answer['name']}")
+    ask.done(answer, f"enabled {answer['name']}")
 
 
 NOUN = Noun(

@@ -15,10 +15,24 @@ const metalhub = (() => {
     }
   }
 
-  // The address of a session below /hub/api/users/<user>/, and of what is done to it in Metalhub's API: extend, hibernate, wake.
+  // The address of a session below /hub/api/users/<user>/, of what is done to it in Metalhub's API, and of the page that starts it.
   const part = encodeURIComponent;
   const server = (user, name) => `api/users/${part(user)}/` + (name ? `servers/${part(name)}` : "server");
   const act = (user, name, what) => `metalhub/api/users/${part(user)}/` + (name ? `sessions/${part(name)}/${what}` : `session/${what}`);
+  const spawn = (user, name) => `spawn/${part(user)}` + (name ? `/${part(name)}` : "");
+
+  // A user's sessions; none where the hub does not say.
+  const sessions = async (user) => (await ask("GET", `metalhub/api/users/${part(user)}/sessions`)).sessions ?? [];
+
+  // Once a session that was told to stop has ended, go on to start it with a profile.
+  async function again(user, name, profile) {
+    for (let tries = 0; tries < 60; tries++) {
+      const found = (await sessions(user)).find((session) => session.name === name);
+      if (!found || ["absent", "stopped", "expired"].includes(found.state) && !found.pending) break;
+      await wait(0.5);
+    }
+    location.href = `${base}${spawn(user, name)}?opt-profile=${part(profile)}`;
+  }
 
   // A countdown's time.
   function clock(seconds) {
@@ -28,12 +42,12 @@ const metalhub = (() => {
   }
 
   // Times in the reader's own zone and form.
-  function localise(root) {
+  function localise(root, form) {
     for (const time of root.querySelectorAll("time")) {
       const date = new Date(time.dateTime);
       if (isNaN(date)) continue;
       time.title = time.dateTime;
-      time.textContent = date.toLocaleString();
+      time.textContent = date.toLocaleString(undefined, form);
     }
   }
 
@@ -70,5 +84,5 @@ const metalhub = (() => {
       link.closest(".dropdown")?.querySelector(".dropdown-toggle").classList.add("active");
     }
   }
-  return {base, headers, wait, ask, server, act, clock, localise};
+  return {base, ask, server, act, spawn, sessions, again, clock, localise};
 })();
