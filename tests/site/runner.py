@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cluster import INVENTORY, ROOT
 
+Converge = Callable[..., None]
 PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
 _RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
 
@@ -64,3 +68,21 @@ def play(playbook: str, *options: str, kill_at: int = 0, kill_after: float = 0, 
         start_new_session=True,
     )
     return Run(done.returncode, done.stdout)
+
+
+@contextlib.contextmanager
+def other_choices(directory: Path) -> Iterator[Converge]:
+    """Give what converges the site with other variables than the inventory's. In the end it is as the inventory says."""
+    file = directory / "choices.json"
+    file.touch(mode=0o600)
+
+    def converge(**variables: object) -> None:
+        file.write_text(json.dumps(variables), encoding="utf-8")
+        run = play("site.yml", "-e", f"@{file}")
+        assert run.status == 0, run.tail()
+
+    try:
+        yield converge
+    finally:
+        run = play("site.yml")
+        assert run.status == 0, run.tail()

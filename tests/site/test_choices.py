@@ -16,12 +16,11 @@ import pytest
 import yaml
 from cluster import ROOT, Cluster, Hub, log_in, picture, wait
 from playwright.sync_api import Browser, Page, expect
-from runner import play
+from runner import Converge, other_choices, play
 from werkzeug.serving import make_server
 
 Guest = Callable[[str], Hub]
 Account = Callable[[str], str]
-Converge = Callable[..., None]
 START = 60_000  # milliseconds until a session is there
 
 ANN = oidc_provider_mock.User(sub="1234", claims={"preferred_username": "t-ann", "groups": ["research"]})
@@ -59,17 +58,8 @@ def database(cluster: Cluster) -> Iterator[str]:
 @pytest.fixture
 def converged(cluster: Cluster, tmp_path: Path) -> Iterator[Converge]:
     """Converge the site with other variables. At the end it is as the inventory says."""
-    file = tmp_path / "choices.json"
-    file.touch(mode=0o600)
-
-    def converge(**variables: object) -> None:
-        file.write_text(json.dumps(variables), encoding="utf-8")
-        run = play("site.yml", "-e", f"@{file}")
-        assert run.status == 0, run.tail()
-
-    yield converge
-    run = play("site.yml")
-    assert run.status == 0, run.tail()
+    with other_choices(tmp_path) as converge:
+        yield converge
 
 
 def come(browser: Browser, cluster: Cluster, person: oidc_provider_mock.User) -> Page:

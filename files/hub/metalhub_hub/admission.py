@@ -262,7 +262,9 @@ class Admission:
         """Let those go who may, and tell the others."""
         age, self._freed = (AGE_FREED if self._freed else AGE), False
         try:
-            snapshot = await self.host.snapshot_for_starts(age)
+            snapshot = await self._see(age)
+            if self._outdated(snapshot):
+                snapshot = await self._see(0.0)
         except EngineUnknown as error:
             snapshot, self._known = None, False
             # A hub that is itself late, as with hundreds of starts at once, has not heard an answer that came.
@@ -285,12 +287,22 @@ class Admission:
             for entry in self._entries.values():
                 entry.spawner.tell()
 
-    def _look(self, snapshot: Snapshot) -> None:
-        now = self.now()
+    async def _see(self, age: float) -> Snapshot:
+        """The cluster as it was at most ``age`` seconds ago. Raises EngineUnknown."""
+        snapshot = await self.host.snapshot_for_starts(age)
         if snapshot is not self._seen:
             self._seen, self._places = snapshot, places(snapshot)
             self._placed = {cluster.session_of(task) for task in snapshot.tasks if task.get("NodeID")}
-        found = self._places
+        return snapshot
+
+    def _outdated(self, snapshot: Snapshot) -> bool:
+        """Whether somebody came after this look who would be refused for it: a machine may have come back in between."""
+        now, age = self.now(), time.monotonic() - snapshot.taken
+        late = [entry.waiter for entry in self._entries.values() if not entry.waits and now - entry.arrived < age]
+        return not all(start_queue.able(self._places, waiter.pool, waiter.want) for waiter in late)
+
+    def _look(self, snapshot: Snapshot) -> None:
+        now, found = self.now(), self._places
         self._pools = {place.id: place.pool for place in found}
         reserved = self._reserved(snapshot)
         for entry in list(self._entries.values()):

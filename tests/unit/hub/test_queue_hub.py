@@ -160,6 +160,19 @@ def test_what_can_never_run_is_refused_at_once(site: Site) -> None:
     assert site.queue() == []
 
 
+def test_a_machine_that_has_just_come_back_is_seen(site: Site) -> None:
+    """What was looked at for one start serves the next for a second, but not to refuse it."""
+    node = site.engine.nodes[0]["Spec"]
+    site.hub.api("POST", "/users/ann")
+    node["Availability"] = "pause"
+    time.sleep(1.1)  # until nobody takes a look from before for the present
+    refused = site.start("ann")
+    assert refused.status_code == 503 and "no machine of its pool" in refused.json()["message"]
+    node["Availability"] = "active"
+    assert site.start("ann").status_code in (201, 202)
+    eventually(lambda: site.runs("ann"))
+
+
 def test_priority_and_fair_share_make_the_order(site: Site) -> None:
     site.start("ann")
     eventually(lambda: site.runs("ann"))

@@ -24,6 +24,8 @@
 
   async function watch(info) {
     if (!own) return;
+    // What shows notifications comes with the first one. The server of a hibernated session would not give it out any more.
+    share("react-toastify").catch(() => {});
     const { Notification } = await share("@jupyterlab/apputils");
     const parts = [page.hubServerUser, page.hubServerName].filter(Boolean).map(encodeURIComponent);
     const address = `${page.hubHost ?? ""}${page.hubPrefix}metalhub/notice/${parts.join("/")}`;
