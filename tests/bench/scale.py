@@ -165,7 +165,7 @@ class Side:
         if self.ours:
             self._write_document(idle, look)
             more = {"METALHUB_HUB_CONFIG": str(self.directory / "hub.yml"), "PYTHONPATH": str(ROOT / "files/hub")}
-            argv = [sys.executable, "-m", "jupyterhub", "-f", self.directory / "config.py"]
+            argv = [sys.executable, "-m", "metalhub_hub", "run", "-f", self.directory / "config.py"]
         else:
             more = {
                 "BENCH_HUB": f"http://127.0.0.1:{self.port}",

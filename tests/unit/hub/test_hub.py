@@ -62,6 +62,10 @@ class Hub:
             (directory / name).write_text(text)
             (directory / name).chmod(0o600)
         (directory / "config.py").write_text(
+            # A quarter of a second a password otherwise.
+            "import bcrypt\n"
+            "gensalt = bcrypt.gensalt\n"
+            "bcrypt.gensalt = lambda: gensalt(4)\n"
             f"load_subconfig({str(PACKAGE / 'metalhub_hub' / 'jupyterhub_config.py')!r})\n"
             f"c.JupyterHub.services = [{{'name': 'test', 'api_token': {TOKEN!r}}}]\n"
             "c.JupyterHub.load_roles = [{'name': 'test', 'services': ['test'], 'scopes': "
@@ -75,7 +79,7 @@ class Hub:
         environment = {**os.environ, "METALHUB_HUB_CONFIG": str(self.directory / "hub.yml"), "PYTHONPATH": str(PACKAGE)}
         with open(self.directory / "hub.log", "ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "jupyterhub", "-f", str(self.directory / "config.py")],
+                [sys.executable, "-m", "metalhub_hub", "run", "-f", str(self.directory / "config.py")],
                 cwd=self.directory,
                 env=environment,
                 stdout=log,
@@ -109,18 +113,67 @@ class Hub:
         return jar.get(f"{self.url}{path}", timeout=10).text
 
 
-@pytest.fixture
-def hub(tmp_path: Path, engine: FakeEngine, session: FakeSession) -> Iterator[Hub]:
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeEngine]:
+    fake = FakeEngine(str(tmp_path_factory.mktemp("hub") / "engine.sock"))
+    with fake.served:
+        yield fake
+
+
+@pytest.fixture(scope="module")
+def session(engine: FakeEngine) -> Iterator[FakeSession]:
+    fake = FakeSession()
+    with fake.served:
+        engine.port = fake.served.port
+        yield fake
+
+
+@pytest.fixture(scope="module")
+def started(engine: FakeEngine, session: FakeSession) -> Iterator[Hub]:
     async def traefik(request: web.Request) -> web.Response:
         return web.json_response({"status": "enabled"})
 
     with Served(traefik) as served:
-        one = Hub(tmp_path, served.port)
+        one = Hub(Path(engine.served.path).parent, served.port)
+        with (one.directory / "config.py").open("a") as file:
+            file.write("import sys\nopen('modules', 'w').write('\\n'.join(sys.modules))\n")
         one.start()
-        one.api("POST", "/users/ann")
         yield one
         if one.process and one.process.poll() is None:
             one.kill(signal.SIGTERM)
+
+
+@pytest.fixture
+def hub(started: Hub, engine: FakeEngine, session: FakeSession) -> Hub:
+    """The hub with ann, who has no session; nobody else has one, and what is around it is well."""
+    engine.mode, engine.fate, session.answering = "ok", {"State": "running"}, True
+    for node in engine.nodes:
+        node["Status"]["State"] = "ready"
+    if started.process is None or started.process.poll() is not None:
+        started.start()
+    clear(started)
+    eventually(lambda: not engine.services)
+    started.api("POST", "/users/ann")
+    return started
+
+
+def clear(hub: Hub) -> None:
+    """Have no session, no group, and no user but the administrator."""
+
+    def empty() -> bool:
+        users = hub.api("GET", "/users").json()
+        for user in users:
+            # Where something is under way this is refused, and comes again.
+            for name in user["servers"]:
+                path = f"servers/{name}" if name else "server"
+                hub.api("DELETE", f"/users/{user['name']}/{path}", json={"remove": bool(name)})
+            if user["name"] != "admin" and not user["servers"]:
+                hub.api("DELETE", f"/users/{user['name']}")
+        return all(user["name"] == "admin" and not user["servers"] for user in users)
+
+    eventually(empty, 60)
+    for group in hub.api("GET", "/groups").json():
+        hub.api("DELETE", f"/groups/{group['name']}")
 
 
 def ready(hub: Hub) -> Callable[[], Any]:
@@ -241,7 +294,7 @@ def test_a_refusal_is_on_the_page_in_words(hub: Hub, engine: FakeEngine) -> None
     page = jar.get(f"{hub.url}/spawn/admin?opt-profile=small", timeout=20).text
     assert "Your home is offline" in page
     told = {"places": 4, "state": "free", "why": "", "tag": "", "ask": "", "gpu": "", "waiting": 0}
-    assert jar.get(f"{hub.url}/metalhub/room", timeout=10).json()["small"] == told
+    eventually(lambda: jar.get(f"{hub.url}/metalhub/room", timeout=10).json()["small"] == told)
     assert "There is nothing here" in hub.page("/nonsense", jar)
 
 
@@ -266,6 +319,11 @@ def test_accounts(hub: Hub) -> None:
     assert elsewhere.status_code == 403, "a link on another page approves nobody"
     boss.get(f"{hub.url}/authorize/bob", headers={"Sec-Fetch-Site": "same-origin"}, timeout=10)
     assert log_in(hub, "bob", PASSWORD + "2").last.status_code == 302  # type: ignore[attr-defined]
+
+
+def test_the_hub_is_there_without_what_takes_long_to_load_and_is_not_used(hub: Hub) -> None:
+    loaded = (hub.directory / "modules").read_text().split()
+    assert "jupyterhub.app" in loaded and "jsonschema" in loaded and "lark" not in loaded
 
 
 def test_a_document_that_is_wrong_stops_the_hub_with_its_words(tmp_path: Path) -> None:
