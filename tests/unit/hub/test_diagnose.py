@@ -22,9 +22,10 @@ GIB = 2**30
 HOUSE = Path("figures.json")
 FIGURES = """
 import json, pathlib
-from metalhub_hub import egress, homes, platform
+from metalhub_hub import drains, egress, homes, platform
 from metalhub_hub.core.diagnosis import Memory
-egress.HEALTH_EVERY, egress.HEALTH_PATIENCE = 0.3, 20
+drains.TICK = egress.HEALTH_EVERY = 0.3
+egress.HEALTH_PATIENCE = 20
 def figures(session):
     known = json.loads(pathlib.Path({path!r}).read_text())
     found = next((known[user] for user in known if session.startswith(f"mh-{{user}}-")), None)

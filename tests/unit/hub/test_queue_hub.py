@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import pytest
 import requests
 from conftest import FakeEngine, make_node
 from test_audit_hub import Site as Commanded
-from test_hub import PASSWORD, eventually, log_in
+from test_hub import PASSWORD, clear, eventually, log_in
 from world import world
 
 AUDITOR, READER = "f" * 40, "e" * 40
@@ -53,8 +54,6 @@ class Site(Commanded):
     def __init__(self, directory: Path, traefik: int) -> None:
         super().__init__(directory, traefik)
         scheduled(self.engine)
-        # One place for "small" in the pool cpu, and two in the pool spare.
-        self.engine.nodes = [self.node("compute1", "cpu", 1), self.node("compute2", "spare", 2)]
         self.change(self.fill)
         self.service("auditor", AUDITOR, "admin-ui", "read:users:name", "read:users", "read:metrics")
         self.service("reader", READER, "read:servers")
@@ -69,6 +68,17 @@ class Site(Commanded):
         raw["profiles"]["huge"] = raw["profiles"]["small"] | {"title": "Huge", "flavor": "huge", "default": False}
         raw["quotas"] = {"default": "sessions=3"}
         raw["queue_priorities"] = {"urgent": 5}
+
+    def reset(self) -> None:
+        """Have no user but the administrator, and nobody who has a session or waits."""
+        # One place for "small" in the pool cpu, and two in the pool spare.
+        self.engine.nodes = [self.node("compute1", "cpu", 1), self.node("compute2", "spare", 2)]
+        if self.hub.process is None or self.hub.process.poll() is not None:
+            self.hub.start()
+        clear(self.hub)
+        eventually(lambda: not self.engine.services and not self.queue())
+        self.engine.unplaced = 0  # type: ignore[attr-defined]
+        self.before = len(self.lines())
 
     @staticmethod
     def node(name: str, pool: str, cpus: int) -> dict[str, Any]:
@@ -104,19 +114,36 @@ class Site(Commanded):
     def stop(self, user: str, name: str = "") -> None:
         self.hub.api("DELETE", f"/users/{user}/" + (f"servers/{name}" if name else "server"))
 
+    def lines(self) -> list[str]:
+        return (self.hub.directory / "audit.jsonl").read_text().splitlines()
+
     def audit(self, user: str) -> list[tuple[str, str]]:
-        lines = (self.hub.directory / "audit.jsonl").read_text().splitlines()
-        events = [event for event in map(json.loads, lines) if event["facts"].get("user") == user and event["kind"].startswith("session.")]
+        """What became of a user's sessions in this test."""
+        told = map(json.loads, self.lines()[self.before :])
+        events = [event for event in told if event["facts"].get("user") == user and event["kind"].startswith("session.")]
         return [(event["kind"].partition(".")[2], event["facts"].get("cause", "")) for event in events]
 
 
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    with world(tmp_path, kind=Site) as made:
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with world(tmp_path_factory.mktemp("hub"), kind=Site) as made:
         yield made
 
 
+@pytest.fixture
+def site(started: Site) -> Site:
+    started.reset()
+    return started
+
+
+def waited(site: Site) -> dict[str, float]:
+    """How many ended their wait, and how, since the hub was started."""
+    text = site.ask("GET", "/metrics").text
+    return {end: float(count) for end, count in re.findall(r'metalhub_queue_wait_seconds_count{end="(\w+)"} (\S+)', text)}
+
+
 def test_a_start_waits_sees_its_place_and_goes_when_one_is_free(site: Site) -> None:
+    before = waited(site)
     assert site.start("ann").status_code in (201, 202)
     eventually(lambda: site.runs("ann"))
     site.wait("bob")
@@ -148,9 +175,9 @@ def test_a_start_waits_sees_its_place_and_goes_when_one_is_free(site: Site) -> N
     site.stop("cat")
     eventually(lambda: not site.queue())
     assert site.audit("cat") == [("queued", ""), ("left", "admin")]
-    metrics = site.ask("GET", "/metrics").text
-    assert 'metalhub_queue_length{pool="cpu"} 0.0' in metrics
-    assert 'metalhub_queue_wait_seconds_count{end="admitted"} 2.0' in metrics and '{end="user"} 1.0' in metrics
+    after = waited(site)
+    assert {end: after.get(end, 0) - before.get(end, 0) for end in ("admitted", "user")} == {"admitted": 2, "user": 1}
+    assert 'metalhub_queue_length{pool="cpu"} 0.0' in site.ask("GET", "/metrics").text
     assert site.engine.unplaced == 0, "none was sent where there was no room"  # type: ignore[attr-defined]
 
 

@@ -465,7 +465,7 @@ async def test_what_is_held_is_metered_from_before_the_service_to_after_it(
     engine.fate = {"State": "running"}
     await start(spawner)
     engine.tasks[-1]["Status"]["State"] = "complete"
-    await asyncio.sleep(2.1)
+    await spawner.platform.cluster.snapshot(0.0)
     assert await spawner.poll() is not None
     assert book.held() == []
 
