@@ -1,5 +1,5 @@
 """What an operator can choose in place of the defaults, chosen on the running platform and taken back at the end:
-accounts of an OpenID Connect provider, PostgreSQL, and the image with VS Code.
+accounts of an OpenID Connect provider and PostgreSQL, then the image with VS Code and a way out.
 """
 
 from __future__ import annotations
@@ -62,6 +62,21 @@ def converged(cluster: Cluster, tmp_path: Path) -> Iterator[Converge]:
         yield converge
 
 
+@pytest.fixture(scope="module")
+def chosen(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A site with VS Code, and with a way out for the sessions that have none in the demo."""
+    offer = yaml.safe_load((ROOT / "inventories/demo/group_vars/all/10-platform.yml").read_text(encoding="utf-8"))
+    images = offer["metalhub_images"] | {"code": {"title": "VS Code", "build": "code"}}
+    profile = offer["metalhub_profiles"]["notebook-medium"] | {"title": "VS Code", "image": "code"}
+    with other_choices(tmp_path_factory.mktemp("choices")) as converge:
+        converge(
+            metalhub_images=images,
+            metalhub_profiles=offer["metalhub_profiles"] | {"vscode": profile},
+            metalhub_egress_internal=["data.example.org", "git.example.org:22"],
+        )
+        yield
+
+
 def come(browser: Browser, cluster: Cluster, person: oidc_provider_mock.User) -> Page:
     """Log in as a person by the provider."""
     page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
@@ -115,11 +130,7 @@ def test_a_provider_and_postgresql(cluster: Cluster, browser: Browser, provider:
 
 
 @pytest.mark.timeout(1200)
-def test_vs_code_in_the_same_home(cluster: Cluster, browser: Browser, guest: Guest, account: Account, converged: Converge) -> None:
-    offer = yaml.safe_load((ROOT / "inventories/demo/group_vars/all/10-platform.yml").read_text(encoding="utf-8"))
-    images = offer["metalhub_images"] | {"code": {"title": "VS Code", "build": "code"}}
-    profile = offer["metalhub_profiles"]["notebook-medium"] | {"title": "VS Code", "image": "code"}
-    converged(metalhub_images=images, metalhub_profiles=offer["metalhub_profiles"] | {"vscode": profile})
+def test_vs_code_in_the_same_home(cluster: Cluster, browser: Browser, guest: Guest, account: Account, chosen: None) -> None:
     user = "t-code"
     guest(user)
     cluster.ssh(cluster.storage, f"test ! -d {cluster.home(user)} || find {cluster.home(user)} -mindepth 1 -delete")
@@ -163,8 +174,7 @@ print(json.dumps(found))
 
 
 @pytest.mark.timeout(1200)
-def test_what_was_refused_is_known(cluster: Cluster, browser: Browser, guest: Guest, account: Account, converged: Converge) -> None:
-    converged(metalhub_egress_internal=["data.example.org", "git.example.org:22"])
+def test_what_was_refused_is_known(cluster: Cluster, browser: Browser, guest: Guest, account: Account, chosen: None) -> None:
     user = "t-egress"
     hub = guest(user)
     hub.start(user, None)
