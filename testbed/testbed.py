@@ -25,6 +25,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -176,7 +177,10 @@ def write_extra_ca_bundle() -> Path | None:
         bundle.unlink(missing_ok=True)
         return None
     if not bundle.exists() or bundle.read_text(encoding="ascii") != text:
-        bundle.write_text(text, encoding="ascii")
+        # Whole at any moment: others may read it.
+        new = bundle.with_name(f"{bundle.name}.{os.getpid()}-{threading.get_ident()}")
+        new.write_text(text, encoding="ascii")
+        new.replace(bundle)
     return bundle
 
 
@@ -190,12 +194,20 @@ def base_image() -> str:
     made = "metalhub-testbed-base:trixie"
     if image_exists(made):
         return made
+    with machine_lock():
+        if not image_exists(made):
+            make_base_image(made)
+    return made
+
+
+def make_base_image(made: str) -> None:
+    """Pull it, or make it from packages."""
     pulled = "debian:trixie-slim"
     with contextlib.suppress(TestbedError):
         say(f"trying to pull {pulled}")
         if image_exists(pulled) or run("docker", "pull", "-q", pulled, check=False, timeout=60).returncode == 0:
             run("docker", "tag", pulled, made)
-            return made
+            return
     say("no images can be pulled here: making one from packages (mmdebstrap)")
     if shutil.which("mmdebstrap") is None:
         install("mmdebstrap")
@@ -203,7 +215,6 @@ def base_image() -> str:
         tarball = Path(directory) / "base.tar"
         run("mmdebstrap", "--quiet", "--variant=apt", "trixie", tarball, timeout=300)
         run("docker", "import", tarball, made, timeout=180)
-    return made
 
 
 def build(bare: bool = False) -> str:
@@ -215,10 +226,10 @@ def build(bare: bool = False) -> str:
     name = f"metalhub-testbed-{target}:{digest.hexdigest()[:12]}"
     if image_exists(name):
         return name
+    base = base_image()
     with machine_lock():
         if image_exists(name):
             return name
-        base = base_image()
         say(f"building the host image {name} (packages are installed once; two minutes)")
         with tempfile.TemporaryDirectory() as directory:
             context = Path(directory)
