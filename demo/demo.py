@@ -38,7 +38,7 @@ SUBNET = "10.249.0.0/24"
 HOSTS = ("control", "compute1", "compute2")
 CONTROL = "10.249.0.11"
 DOMAIN = "metalhub.test"
-WARM_IMAGE = f"{CONTROL}:5001/warm:lab"
+WARM_IMAGE = f"{CONTROL}:5001/warm"
 PASSWORD_FILE = "/etc/metalhub/secrets/admin-password"
 
 timings: dict[str, float] = {}
@@ -77,9 +77,10 @@ def make_venv(requirements: Path) -> None:
     stamp.touch()
 
 
-def warm_notebook_image() -> None:
-    """Build the notebook image while other things are waited for; the role `images` then finds every layer in the engine's cache."""
-    directory = ROOT / "files" / "images" / "lab"
+def warm_image(name: str, base: str) -> str:
+    """Build an image of files/images while other things are waited for; the role `images` then finds every layer in the engine's cache.
+    Returns its name."""
+    directory = ROOT / "files" / "images" / name
     files = {
         str(path.relative_to(directory)): ContextFile(path.read_bytes(), os.access(path, os.X_OK))
         for path in directory.rglob("*")
@@ -92,8 +93,14 @@ def warm_notebook_image() -> None:
         context = Path(place) / "context.tar"
         context.write_bytes(pack(files))
         # The role builds by the engine's own builder: another one has another cache.
-        build = ["env", "DOCKER_BUILDKIT=0", "docker", "build", "-q", "--build-arg", f"BASE_IMAGE={testbed.base_image()}"]
-        testbed.run("sh", "-c", 'tar=$1; shift; exec "$@" - < "$tar"', "sh", context, *build, "-t", WARM_IMAGE, timeout=900)
+        build = ["env", "DOCKER_BUILDKIT=0", "docker", "build", "-q", "--build-arg", f"BASE_IMAGE={base}", "-t", f"{WARM_IMAGE}:{name}"]
+        testbed.run("sh", "-c", 'tar=$1; shift; exec "$@" - < "$tar"', "sh", context, *build, timeout=900)
+    return f"{WARM_IMAGE}:{name}"
+
+
+def warm_notebook_image() -> None:
+    """Build the notebook image ahead."""
+    warm_image("lab", testbed.base_image())
 
 
 def playbook(path: str, log: str, *arguments: str) -> None:

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,23 @@ from testbed import testbed
 CHROMIUM = Path("/usr/bin/chromium")
 
 
+def warm_images() -> None:
+    """Build both images. What fails here, the role tells when it builds them itself."""
+    demo.prepare()
+    with contextlib.suppress(testbed.TestbedError):
+        demo.warm_image("code", demo.warm_image("lab", testbed.base_image()))
+
+
 @pytest.fixture(scope="session")
-def site() -> Iterator[Cluster]:
+def warm(request: pytest.FixtureRequest) -> Iterator[Future[None]]:
+    """The image that takes minutes is built from the beginning on, where one of the tests needs it."""
+    needed = INVENTORY == DEMO and any("chosen" in getattr(item, "fixturenames", ()) for item in request.session.items)
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(warm_images if needed else int)
+
+
+@pytest.fixture(scope="session")
+def site(warm: Future[None]) -> Iterator[Cluster]:
     """Hosts that answer; what is on them may be anything."""
     if INVENTORY == ["inventories/demo"]:
         demo.prepare()

@@ -9,6 +9,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from pathlib import Path
 
 import oidc_provider_mock
@@ -63,8 +64,9 @@ def converged(cluster: Cluster, tmp_path: Path) -> Iterator[Converge]:
 
 
 @pytest.fixture(scope="module")
-def chosen(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def chosen(cluster: Cluster, warm: futures.Future[None], tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A site with VS Code, and with a way out for the sessions that have none in the demo."""
+    futures.wait([warm])
     offer = yaml.safe_load((ROOT / "inventories/demo/group_vars/all/10-platform.yml").read_text(encoding="utf-8"))
     images = offer["metalhub_images"] | {"code": {"title": "VS Code", "build": "code"}}
     profile = offer["metalhub_profiles"]["notebook-medium"] | {"title": "VS Code", "image": "code"}
