@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -32,4 +33,6 @@ def test_scenario(scenario: str) -> None:
         stderr=subprocess.STDOUT,
         text=True,
     )
-    assert done.returncode == 0, done.stdout[-8000:]
+    # What went wrong first, and not only how the hosts were removed after it.
+    wrong = [line for line in done.stdout.splitlines() if re.search(r"\bE  |FAILED|fatal:|msg:", line)]
+    assert done.returncode == 0, "\n".join(wrong[-60:]) + "\n\n" + done.stdout[-3000:]

@@ -22,6 +22,7 @@ from runner import play
 from demo import demo
 from testbed import testbed
 
+DEMO = ["inventories/demo"]
 CHROMIUM = Path("/usr/bin/chromium")
 
 
@@ -43,7 +44,7 @@ def warm(request: pytest.FixtureRequest) -> Iterator[Future[None]]:
 @pytest.fixture(scope="session")
 def site(warm: Future[None]) -> Iterator[Cluster]:
     """Hosts that answer; what is on them may be anything."""
-    if INVENTORY == ["inventories/demo"]:
+    if INVENTORY == DEMO:
         demo.prepare()
         demo.hosts()
     directory = Path(tempfile.mkdtemp(prefix="mh-"))  # a short path: SSH puts sockets in it
