@@ -14,8 +14,8 @@ from .suite import Suite
 BOTH, DIRECT = ("proxy", "direct"), ("direct",)
 LARGE = 500_000_000
 ERRANDS = "python3 -m egress.attacker.errands"
-APT = ("-o Dir::Etc::sourcelist=/tmp/{way}.list -o Dir::Etc::sourceparts=/nowhere -o APT::Sandbox::User=root -o Acquire::Retries=0 -o Dir::State=/tmp/{way}-state "
-       "-o Dir::Cache=/tmp/{way}-cache -o Dir::State::status=/var/lib/dpkg/status")  # fmt: skip
+APT = ("-o Dir::Etc::sourcelist=$PWD/sources.list -o Dir::Etc::sourceparts=/nowhere -o APT::Sandbox::User=root -o Acquire::Retries=0 -o Dir::State=$PWD/state "
+       "-o Dir::Cache=$PWD/cache -o Dir::State::status=/var/lib/dpkg/status")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ ERRANDS_OF_USERS = (
     Errand("pip", "rm -rf /tmp/{way}-pip; python3 $(echo /usr/share/python-wheels/pip-*.whl)/pip install -q --no-cache-dir --disable-pip-version-check --target /tmp/{way}-pip "
            "-i https://pip.pkg.example/simple/ egress-probe && PYTHONPATH=/tmp/{way}-pip python3 -c 'import egress_probe; print(egress_probe.WORDS)'",
            "installed through the control"),
-    Errand("apt", "cd /tmp; mkdir -p {way}-state/lists/partial {way}-cache/archives/partial; echo 'deb [trusted=yes] http://apt.pkg.example/debian ./' > /tmp/{way}.list; "
-           f"apt-get {APT} -q update && rm -f *.deb && apt-get {APT} -q download egress-probe && dpkg-deb -f egress-probe_1.0_all.deb Package", "egress-probe"),
-    Errand("apt over TLS", "cd /tmp; mkdir -p {way}-state/lists/partial {way}-cache/archives/partial; echo 'deb [trusted=yes] https://apt.pkg.example/debian ./' > /tmp/{way}.list; "
-           f"apt-get {APT} -q update && apt-get {APT} -q download egress-probe && dpkg-deb -f egress-probe_1.0_all.deb Version", "1.0"),
+    *(Errand(name, f"mkdir -p /tmp/{directory}/state/lists/partial /tmp/{directory}/cache/archives/partial; cd /tmp/{directory}; rm -f *.deb; "
+             f"echo 'deb [trusted=yes] {scheme}://apt.pkg.example/debian ./' > sources.list; apt-get {APT} -q update && apt-get {APT} -q download egress-probe && "
+             "dpkg-deb -f egress-probe_1.0_all.deb", "Package: egress-probe")
+      for name, scheme, directory in (("apt", "http", "{way}-apt"), ("apt over TLS", "https", "{way}-apts"))),
     Errand("git", "rm -rf /tmp/{way}-git; git clone -q https://git.pkg.example/probe.git /tmp/{way}-git && cat /tmp/{way}-git/words", "cloned through the control"),
     Errand("conda", "curl -s --compressed https://conda.pkg.example/channel/noarch/repodata.json | python3 -c 'import json,sys; print(json.load(sys.stdin)[\"info\"])' && "
            "for n in 1 2 3 4 5 6 7 8; do curl -s -o /dev/null -w '%{size_download}\\n' https://conda.pkg.example/large/4000000 & done; wait", "4000000"),

@@ -187,7 +187,13 @@ class Suite:
             self.dead += self.alive() if mode == "on" else []
             for sandbox in sandboxes:
                 started = time.monotonic()
-                for number, (leak, said) in self.attack(sandbox, wanted).items():
+                found = self.attack(sandbox, wanted)
+                if mode == "off":
+                    # On a busy machine a program has not always done its work within the time: what should leak and did not has a second try.
+                    missed = [number for number, (leak, _) in found.items() if not leak and not unshown(wanted[number], sandbox)]
+                    again = self.attack(sandbox, [wanted[number] for number in missed]) if missed else {}
+                    found |= {missed[number]: outcome for number, outcome in again.items()}
+                for number, (leak, said) in found.items():
                     results[sandbox][number].leaks[mode] = leak
                     results[sandbox][number].said[mode] = said
                 print(f"{sandbox}, control {mode}: {sum(bool(o.leaks[mode]) for o in results[sandbox])} of {len(wanted)} leak, "
@@ -195,6 +201,11 @@ class Suite:
             self.dead += self.alive() if mode == "on" else []
         self.control.on()
         return results
+
+
+def unshown(case: Case, sandbox: str) -> str:
+    """Why a case cannot be shown to leak with the control off; empty where it can."""
+    return case.unshown.get(sandbox) or case.unshown.get(EVERYWHERE) or ""
 
 
 def problems(results: Mapping[str, Sequence[Outcome]]) -> list[str]:
@@ -206,8 +217,7 @@ def problems(results: Mapping[str, Sequence[Outcome]]) -> list[str]:
             name = f"{sandbox}: {case.family}: {case.name}"
             if outcome.leaks.get("on") and not case.limit:
                 found.append(f"{name}: LEAKS with the control on: {outcome.leaks['on']}")
-            reason = case.unshown.get(sandbox) or case.unshown.get(EVERYWHERE)
-            if "off" in outcome.leaks and not outcome.leaks["off"] and not reason:
+            if "off" in outcome.leaks and not outcome.leaks["off"] and not unshown(case, sandbox):
                 found.append(f"{name}: does not leak with the control off: {outcome.said['off']!r}")
     return found
 
