@@ -98,6 +98,13 @@ class Hibernation:
         found = sandboxes.hibernation_refusal(profile.sandbox, profile.flavor.gpu is not None)
         return sentence(found) if found else ""
 
+    def refusal_here(self, spawner: Any) -> str:
+        """The same for a session, and why its node takes none at present, as far as it has said so."""
+        if (found := self.refusal(spawner.profile)) or _frozen(spawner):
+            return found
+        node = self.host.agents.node(spawner.node)
+        return sentence(node.why) if node is not None and not node.hibernates else ""
+
     def stays(self, spawner: Any) -> str:
         """Why a session that was to be hibernated goes on, as a sentence; empty where there is nothing to tell."""
         own = self._own.get(spawner.service_name)

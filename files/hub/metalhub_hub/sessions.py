@@ -141,7 +141,7 @@ class Sessions:
         """What a session's profile allows; one that is no longer there limits nothing."""
         document, profile = self.host.document, spawner.profile
         hibernation = self.host.hibernation
-        asleep = not hibernation.refusal(profile) and not hibernation.stays(spawner)
+        asleep = not hibernation.refusal_here(spawner) and not hibernation.stays(spawner)
         patience = max(75.0, 2.5 * document.cull_every)
         if profile is None:
             return Limits(notice=document.session.stop_notice, patience=patience)
@@ -334,6 +334,10 @@ class Sessions:
         if running is None:
             return shown
         asleep = running.state == lifecycle.HIBERNATED
+        here = self.host.hibernation.refusal_here(spawner)
+        stays = self.host.hibernation.stays(spawner)
+        if profile and profile.hibernate_after and running.idle >= profile.hibernate_after and not self.host.hibernation.refusal(profile):
+            stays = stays or here
         step = min(lifecycle.STEP, running.extension_left) if limits.idle_stop or limits.max_session else 0
         return {
             **shown,
@@ -348,9 +352,9 @@ class Sessions:
             "extend": {"seconds": step, "words": durations.format_duration(step)} if step else None,
             "does": does(running),
             "because": AWAKEN if asleep and running.why == lifecycle.BY_IDLENESS else BECAUSE.get((running.next, running.why), ""),
-            "hibernates": not asleep and not self.host.hibernation.refusal(profile),
+            "hibernates": not asleep and not here,
             # Why it goes on although it was to be hibernated.
-            "stays": "" if asleep else self.host.hibernation.stays(spawner),
+            "stays": "" if asleep else stays,
             "notices": [*self.host.quota.warnings(spawner.user.name, spawner.name), *troubles],
         }
 

@@ -318,11 +318,11 @@ class FakeNode:
 
 
 class FakeAgent(FakeNode):
-    """A node's session agent. ``why`` it hibernates nothing."""
+    """A node's session agent. ``why`` a session cannot be hibernated, and ``never`` why none can."""
 
     def __init__(self, pki: Path, address: str, port: int = 0) -> None:
         self.sessions: dict[str, dict[str, Any]] = {}
-        self.why = ""
+        self.why = self.never = ""
         super().__init__(pki, address, port)
 
     def answer(self, method: str, path: str, body: bytes) -> Any:
@@ -332,9 +332,10 @@ class FakeAgent(FakeNode):
             return found() if callable(found) else found
         if path == "/status":
             sizes = {"swap": {"total": 8 * GIB, "free": 6 * GIB}, "memory": {"total": 16 * GIB, "available": 9 * GIB}}
-            node = {"hibernates": True, "why": "", "largest": 10 * GIB, **sizes}
+            node = {"hibernates": not self.never, "why": self.never, "largest": 10 * GIB, **sizes}
             return {"node": node, "sessions": list(self.sessions.values())}
-        return {"hibernates": not self.why, "why": self.why}
+        why = self.why or self.never
+        return {"hibernates": not why, "why": why}
 
 
 def usage(session: str, state: str = "running", **more: Any) -> dict[str, Any]:

@@ -186,6 +186,28 @@ async def test_gpus_and_virtual_machines_are_not_hibernated(night: Night, kind: 
     assert not caught.value.trouble and not night.agent.asked and not night.paused
 
 
+async def test_a_node_without_swap_promises_nothing(night: Night) -> None:
+    night.agent.never = "this machine has no swap"
+    await night.host.agents.look()
+    view = await night.idle(90)
+    assert (view["next"], view["hibernates"], view["stays"]) == ("stop", False, "")
+    view = await night.idle()
+    assert (view["state"], view["next"], view["hibernates"], view["stays"]) == ("idle", "stop", False, "This machine has no swap.")
+    assert not any(path.startswith("/check/") for path in night.agent.asked)
+    # Whoever asks for it all the same is told.
+    with pytest.raises(Unchanged, match="This machine has no swap."):
+        await night.host.hibernation.hibernate(night.spawner)
+    # One that stands still already stays it, although its own memory may have filled the swap.
+    night.agent.never = ""
+    await night.host.agents.look()
+    await night.host.hibernation.hibernate(night.spawner)
+    night.agent.never = "no swap is free on this machine"
+    await night.host.agents.look()
+    view = await night.idle(60)
+    assert (view["state"], view["hibernates"]) == ("hibernated", False)
+    night.whole()
+
+
 async def test_without_agents_nobody_is_hibernated(night: Night) -> None:
     night.host.agents.port = 0
     view = await night.idle()
