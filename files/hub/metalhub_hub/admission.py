@@ -230,7 +230,9 @@ class Admission:
                     await asyncio.wait([spawner._spawn_future])
 
     def freed(self) -> None:
-        """A session has ended: its place is free."""
+        """A session has ended: its place is free, also for whom Swarm had none a moment ago."""
+        for entry in self._entries.values():
+            entry.again = 0.0
         self._freed = True
         self._wake.set()
 

@@ -54,6 +54,7 @@ class Site(Commanded):
     def __init__(self, directory: Path, traefik: int) -> None:
         super().__init__(directory, traefik)
         scheduled(self.engine)
+        self.few()
         self.change(self.fill)
         self.service("auditor", AUDITOR, "admin-ui", "read:users:name", "read:users", "read:metrics")
         self.service("reader", READER, "read:servers")
@@ -69,10 +70,13 @@ class Site(Commanded):
         raw["quotas"] = {"default": "sessions=3"}
         raw["queue_priorities"] = {"urgent": 5}
 
+    def few(self) -> None:
+        """Have one place for "small" in the pool cpu, and two in the pool spare."""
+        self.engine.nodes = [self.node("compute1", "cpu", 1), self.node("compute2", "spare", 2)]
+
     def reset(self) -> None:
         """Have no user but the administrator, and nobody who has a session or waits."""
-        # One place for "small" in the pool cpu, and two in the pool spare.
-        self.engine.nodes = [self.node("compute1", "cpu", 1), self.node("compute2", "spare", 2)]
+        self.few()
         if self.hub.process is None or self.hub.process.poll() is not None:
             self.hub.start()
         clear(self.hub)
