@@ -114,7 +114,7 @@ def test_one_gpu_server_is_a_whole_platform(cluster: Cluster, guest: Guest, serv
     assert seen["release"] == "4.4.0", "gVisor"
     assert seen["NVIDIA_VISIBLE_DEVICES"] == "void" and not seen.get(KIND)
     assert cluster.node_of("t-slice") == cluster.node_of("t-beside") == server
-    cards = with_slice.request("GET", "/hub/metalhub/room").json()
+    cards = cluster.admin.request("GET", "/hub/metalhub/room/t-slice").json()
     assert cards["slice"]["gpu"] == f"1 × 1g.10gb, {SLICES - 1} of {SLICES} free"
     cluster.stop_all("t-slice")
     cluster.stop_all("t-beside")
