@@ -274,12 +274,17 @@ class FakeSession:
         return web.json_response({"version": "2"}, headers={"X-JupyterHub-Version": "6.1.1"})
 
 
-@pytest.fixture
-def session(engine: FakeEngine) -> Iterator[FakeSession]:
+def session_of(engine: FakeEngine) -> Iterator[FakeSession]:
+    """What answers where the engine says that its sessions are; the body of a fixture."""
     fake = FakeSession()
     with fake.served:
         engine.port = fake.served.port
         yield fake
+
+
+@pytest.fixture
+def session(engine: FakeEngine) -> Iterator[FakeSession]:
+    yield from session_of(engine)
 
 
 @pytest.fixture(scope="session")

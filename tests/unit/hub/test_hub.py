@@ -21,7 +21,7 @@ import pytest
 import requests
 import yaml
 from aiohttp import web
-from conftest import FakeEngine, FakeSession, Served, document
+from conftest import FakeEngine, FakeSession, Served, document, session_of
 
 PACKAGE = Path(__file__).parents[3] / "files" / "hub"
 TOKEN = "a" * 40
@@ -122,10 +122,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeEngine]:
 
 @pytest.fixture(scope="module")
 def session(engine: FakeEngine) -> Iterator[FakeSession]:
-    fake = FakeSession()
-    with fake.served:
-        engine.port = fake.served.port
-        yield fake
+    yield from session_of(engine)
 
 
 @pytest.fixture(scope="module")

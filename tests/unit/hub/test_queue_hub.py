@@ -58,7 +58,7 @@ class Site(Commanded):
         self.change(self.fill)
         self.service("auditor", AUDITOR, "admin-ui", "read:users:name", "read:users", "read:metrics")
         self.service("reader", READER, "read:servers")
-        self.configure("c.JupyterHub.load_roles += [{'name': 'minter', 'services': ['test'], 'scopes': ['tokens']}]")
+        self.mint()
 
     @staticmethod
     def fill(raw: dict[str, Any]) -> None:
